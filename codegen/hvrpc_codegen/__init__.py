@@ -1,0 +1,1 @@
+"""Tools that turn a `.proto` file into typed hvrpc clients and services."""
