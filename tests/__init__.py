@@ -1,0 +1,1 @@
+"""The tests. One module here for each module of the project."""

@@ -1,0 +1,32 @@
+"""What holds for every test: it leaves nothing behind, and never touches a real AF_VSOCK."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .leaks import Snapshot, leaks_since
+from .rigs import guard
+
+MAY_LEAVE = "may_leave"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        f"{MAY_LEAVE}(reason): the test starts something that a library keeps for the whole process",
+    )
+    guard.refuse_vsock_outside_rig()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves threads, file descriptors or child processes behind."""
+    if request.node.get_closest_marker(MAY_LEAVE) is not None:
+        yield
+        return
+    before = Snapshot.take()
+    yield
+    if left := leaks_since(before):
+        pytest.fail("the test has left behind:\n" + "\n".join(left), pytrace=False)
