@@ -1,0 +1,75 @@
+"""RPC between a Hyper-V host and its virtual machines, over Hyper-V sockets.
+
+    import hvrpc
+    hvrpc.Address.parse("hvsock://parent/50051")       what is being called
+    hvrpc.sockets.connect / hvrpc.sockets.listen       bytes, and nothing else
+
+Protocols are imported by themselves: `hvrpc.msgpack`, `hvrpc.grpc`. Everything raised on purpose is a
+:class:`hvrpc.HvrpcError`; :mod:`hvrpc.errors` shows the tree.
+"""
+
+from __future__ import annotations
+
+from . import sockets
+from .access import Access, Peer
+from .addresses import Address
+from .errors import (
+    AccessDenied,
+    AddressError,
+    Attempt,
+    CallCancelled,
+    CallError,
+    ConnectError,
+    ConnectionLost,
+    ConnectRefused,
+    ConnectTimeout,
+    DeadlineExceeded,
+    HvrpcError,
+    InvalidParams,
+    ListenError,
+    MethodNotFound,
+    OpenFailed,
+    Outcome,
+    PeerGone,
+    ProtocolError,
+    RemoteError,
+    SessionClosed,
+    StreamClosed,
+    TransportError,
+    TransportTimeout,
+    UnsupportedError,
+)
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Access",
+    "AccessDenied",
+    "Address",
+    "AddressError",
+    "Attempt",
+    "CallCancelled",
+    "CallError",
+    "ConnectError",
+    "ConnectRefused",
+    "ConnectTimeout",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "HvrpcError",
+    "InvalidParams",
+    "ListenError",
+    "MethodNotFound",
+    "OpenFailed",
+    "Outcome",
+    "Peer",
+    "PeerGone",
+    "ProtocolError",
+    "RemoteError",
+    "SessionClosed",
+    "StreamClosed",
+    "TransportError",
+    "TransportTimeout",
+    "UnsupportedError",
+    "__version__",
+    "sockets",
+]
