@@ -1,0 +1,57 @@
+"""Keeps AF_VSOCK away from the machine you work on: it may be a virtual machine itself, and then a
+stray connection or listener reaches its real hypervisor. Only guests of our rig may use it.
+
+Inside such a guest two things are true that are never both true elsewhere: the guest's init has set
+an environment variable, and the kernel was started with a token on its command line.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+GUEST_VARIABLE = "HVRPC_RIG_GUEST"
+"""Set by the init of a guest to the part the guest plays: `single`, `outer` or `inner`."""
+
+GUEST_TOKEN = "hvrpc.rig="
+"""Start of the word on the guest kernel's command line; the rest is the part it plays."""
+
+ROLES = ("single", "outer", "inner")
+
+HOW_TO_RUN = "needs AF_VSOCK in a guest of the rig: python3 tests/rigs/vm/run.py single"
+HOW_TO_RUN_NESTED = "needs two nested guests of the rig: python3 tests/rigs/vm/run.py nested"
+"""Reasons for `pytest.mark.skipif`."""
+
+
+def inside_rig_guest() -> bool:
+    """Whether this process runs in a QEMU guest that our rig has started."""
+    return rig_role() is not None
+
+
+def rig_role(command_line: Path = Path("/proc/cmdline")) -> str | None:
+    """The part this guest plays, or None outside a guest of the rig."""
+    role = os.environ.get(GUEST_VARIABLE)
+    if role not in ROLES:
+        return None
+    try:
+        words = command_line.read_text().split()
+    except OSError:
+        return None
+    return role if GUEST_TOKEN + role in words else None
+
+
+def refuse_vsock_outside_rig() -> None:
+    """Make every attempt of this process to open AF_VSOCK fail, unless it runs in a rig guest.
+
+    For a conftest: it holds also for tests that forgot to ask `inside_rig_guest()`.
+    It cannot be undone, and it does not reach into child processes.
+    """
+    family = getattr(socket, "AF_VSOCK", None)
+    if family is None or inside_rig_guest():
+        return
+
+    def refuse(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "socket.__new__" and arguments[1] == family:
+            raise PermissionError(f"AF_VSOCK refused: {HOW_TO_RUN}")
+
+    sys.addaudithook(refuse)

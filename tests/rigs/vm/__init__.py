@@ -1,0 +1,1 @@
+"""The test-suite in guests of QEMU, where AF_VSOCK is the kernel's own."""

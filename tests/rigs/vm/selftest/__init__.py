@@ -1,0 +1,1 @@
+"""What the rig itself promises, with plain sockets and without hvrpc."""
