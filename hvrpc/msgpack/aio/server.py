@@ -1,0 +1,155 @@
+"""The asyncio server.
+
+Methods that are coroutines run as tasks. Plain functions run on the loop itself, where they are
+quickest and must not block; one that blocks belongs on :class:`hvrpc.msgpack.Server`, or into
+`asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from ... import sockets
+from ...access import Access, Rule
+from ...addresses import Address
+from ...session.aio import Connection
+from ...session.aio import Server as Acceptor
+from ...session.aio.server import MAX_CONNECTIONS
+from ...session.state import Heartbeat
+from ...sockets import Options, Stream
+from ..core import MsgpackCore
+from ..extensions import Extensions
+from ..limits import DEFAULT, Limits
+from ..server import GRACE
+from ..service import Service
+from .client import PeerCaller, push
+
+
+class Server:
+    """Serves an object, a module, functions, or a :class:`hvrpc.msgpack.Service`."""
+
+    def __init__(
+        self,
+        service: Any,
+        *,
+        limits: Limits = DEFAULT,
+        max_connections: int = MAX_CONNECTIONS,
+        extensions: Extensions | None = None,
+        tracebacks: bool = False,
+        dead_after: float = Heartbeat.DEAD_AFTER,
+    ) -> None:
+        """`tracebacks` lets callers of ours see where a method raised: useful, and indiscreet."""
+        self.service = Service.of(service, extensions or ())
+        self._limits = limits
+        self._extensions = extensions
+        self._tracebacks = tracebacks
+        self._acceptor: Acceptor[MsgpackCore] = Acceptor(
+            self._make_core, max_connections=max_connections, dead_after=dead_after
+        )
+
+    def _make_core(
+        self, stream: Stream, connection: Callable[[], Connection[MsgpackCore]]
+    ) -> MsgpackCore:
+        core = MsgpackCore(
+            self.service,
+            says_hello=False,
+            limits=self._limits,
+            extensions=self._extensions,
+            peer=stream.peer,
+            tracebacks=self._tracebacks,
+            descriptions=self.service.describe,
+        )
+        core.caller = PeerCaller(connection, str(stream.peer))
+        core.on_queued_in_loop = lambda: push(connection())
+        return core
+
+    def listen(
+        self,
+        address: Address | str,
+        *,
+        options: Options = sockets.DEFAULT,
+        allow: Access | Rule | Iterable[Rule] | None = None,
+        backlog: int = sockets.DEFAULT_BACKLOG,
+    ) -> Address:
+        """Listen on an address, on several by calling it again; returns it with its port."""
+        return self._acceptor.listen(address, options=options, allow=allow, backlog=backlog)
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens."""
+        return self._acceptor.addresses
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are now."""
+        return self._acceptor.connections
+
+    async def start(self) -> None:
+        """Begin to serve, and return at once."""
+        await self._acceptor.start()
+
+    async def wait(self) -> None:
+        """Wait until it was closed."""
+        await self._acceptor.wait()
+
+    async def close(self, grace: float = GRACE) -> bool:
+        """Finish what was taken, refuse the rest so that callers go elsewhere, and close.
+
+        False when coroutines were still running after `grace` seconds; they are cancelled.
+        """
+        return await self._acceptor.close(grace)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        places = ", ".join(map(str, self.addresses)) or "nowhere"
+        return f"<msgpack.aio Server on {places}>"
+
+
+async def serve(
+    address: Address | str,
+    service: Any,
+    *,
+    ready: Callable[[Address], object] | None = None,
+    grace: float = GRACE,
+    allow: Access | Rule | Iterable[Rule] | None = None,
+    **settings: Any,
+) -> None:
+    """Serve until cancelled, or told to stop by SIGTERM.
+
+    `ready` is called with the address once callers can connect; other settings are those of
+    :class:`Server`.
+    """
+    server = Server(service, **settings)
+    where = server.listen(address, allow=allow)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signalled = False
+    try:
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        signalled = True
+    except (NotImplementedError, RuntimeError, ValueError):
+        pass  # Windows, or not the main thread: cancelling is the way to stop it there
+    try:
+        await server.start()
+        if ready is not None:
+            ready(where)
+        await stop.wait()
+    finally:
+        if signalled:
+            loop.remove_signal_handler(signal.SIGTERM)
+        await server.close(grace)

@@ -1,0 +1,547 @@
+"""The blocking client.
+
+    with hvrpc.msgpack.connect("hvsock://My VM/5001") as client:
+        client.call("add", 1, 2)
+        client.remote.add(1, 2)
+
+Any number of threads may share a client: it has one connection, and whoever waits for an answer
+reads for all (`hvrpc.session.threads`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import tenacity
+
+from .. import sockets
+from ..access import Peer
+from ..addresses import Address
+from ..errors import DeadlineExceeded, HvrpcError, Outcome
+from ..session.core import Call
+from ..session.opening import OnAttempt, Policy
+from ..session.state import Heartbeat
+from ..session.threads import Connection, Session
+from ..sockets import Options, Stream
+from .calling import (
+    GRACE,
+    TIMEOUT,
+    UNSET,
+    Remote,
+    Timeout,
+    late,
+    request,
+    request_stream,
+    stream_failure,
+)
+from .core import METHODS, MsgpackCore
+from .extensions import Extensions
+from .limits import DEFAULT, Limits
+from .loops import LoopThread
+from .replies import failure_of
+from .service import Service
+from .streams import WINDOW, ItemCall
+
+
+def connect(
+    address: Address | str,
+    *,
+    timeout: float | None = TIMEOUT,
+    retry: tenacity.BaseRetrying | bool | None = None,
+    on_attempt: OnAttempt | None = None,
+    dead_after: float = Heartbeat.DEAD_AFTER,
+    watch_idle: bool = False,
+    hello: bool = True,
+    service: Any = None,
+    idempotent: Collection[str] = (),
+    limits: Limits = DEFAULT,
+    extensions: Extensions | None = None,
+    options: Options = sockets.DEFAULT,
+) -> Client:
+    """Connect, and return the client once the other side has answered.
+
+    `timeout` bounds this, and every call that does not say otherwise. `retry` takes a tenacity policy
+    for opening (False: one attempt), `on_attempt` is told about each attempt that failed.
+    `dead_after` is how long a silent peer is believed in; with `watch_idle` also while nothing is
+    called. `hello=False` is for peers that are not ours and do not answer unknown methods.
+    `service` offers methods to the other side. `idempotent` names methods that may be carried out
+    twice, so that they are repeated when a connection is lost.
+
+    Raises :class:`hvrpc.OpenFailed`, which lists what was tried, or :class:`hvrpc.AddressError`.
+    """
+    client = Client(
+        address,
+        timeout=timeout,
+        retry=retry,
+        on_attempt=on_attempt,
+        dead_after=dead_after,
+        watch_idle=watch_idle,
+        hello=hello,
+        service=service,
+        idempotent=idempotent,
+        limits=limits,
+        extensions=extensions,
+        options=options,
+    )
+    try:
+        client.open()
+    except BaseException:
+        client.close(0)
+        raise
+    return client
+
+
+class Caller:
+    """What can be called. Everything but where the connection comes from."""
+
+    address: str = ""
+    _timeout: float | None = TIMEOUT
+    _idempotent: Collection[str] = ()
+
+    def _connection(self, deadline: float | None, now: float) -> Connection[MsgpackCore]:
+        raise NotImplementedError
+
+    def _repeat(
+        self, failure: HvrpcError, repetition: int, deadline: float | None, idempotent: bool
+    ) -> bool:
+        return False
+
+    def _retire(self, connection: Connection[MsgpackCore]) -> None:
+        pass
+
+    # --- Calls ---------------------------------------------------------------------------------
+
+    def call(
+        self,
+        method: str,
+        *params: Any,
+        timeout: Timeout = UNSET,
+        idempotent: bool = False,
+        **named: Any,
+    ) -> Any:
+        """Call a method and wait for its result.
+
+        `timeout` in seconds, None for none; it also tells the server when to give up. Parameters by
+        name are for servers of ours. Raises :class:`hvrpc.RemoteError` when the method does,
+        :class:`hvrpc.DeadlineExceeded`, :class:`hvrpc.ConnectionLost`, :class:`hvrpc.OpenFailed`;
+        `error.outcome` says whether the call may have run.
+        """
+        if timeout is UNSET:
+            return self._call(method, params, named, self._timeout, None, idempotent)
+        options = None if timeout is None else {"timeout": timeout}
+        return self._call(method, params, named, timeout, options, idempotent)  # type: ignore[arg-type]
+
+    def _call(
+        self,
+        method: str,
+        params: tuple[Any, ...],
+        named: Mapping[str, Any] | None,
+        limit: float | None,
+        options: Mapping[str, Any] | None,
+        idempotent: bool,
+    ) -> Any:
+        now = time.monotonic()
+        deadline = None if limit is None else now + limit
+        repetition = 0
+        while True:
+            connection = self._connection(deadline, now)
+            core = connection.core
+            call = Call()
+            if named or options:
+                request(core, method, params, call, named, options, self.address)
+            else:
+                core.request(method, params, call)
+            try:
+                connection.push()
+                if not connection.wait(call, deadline):
+                    raise late(connection.core, call, method, self.address, limit)
+            except BaseException:
+                self._abandon(connection, call)
+                raise
+            if core.draining:
+                self._retire(connection)
+            if call.error is None and call.failure is None:
+                return call.value
+            failure = failure_of(call, method=method, address=self.address)
+            repetition += 1
+            if not self._repeat(
+                failure, repetition, deadline, idempotent or method in self._idempotent
+            ):
+                raise failure
+            now = time.monotonic()
+
+    def _abandon(self, connection: Connection[MsgpackCore], call: Call) -> None:
+        """Nobody waits for this call any more: say so, if that can be done at once."""
+        if call.key is not None and not connection.ended:
+            connection.core.forget(call)
+            connection.push()
+
+    def notify(self, method: str, *params: Any) -> None:
+        """Send a notification: nobody answers, and nobody tells whether it arrived."""
+        now = time.monotonic()
+        deadline = None if self._timeout is None else now + self._timeout
+        connection = self._connection(deadline, now)
+        connection.core.notify(method, params)
+        if not connection.flush(deadline):
+            raise DeadlineExceeded(
+                "the other side reads too slowly",
+                address=self.address,
+                method=method,
+                outcome=Outcome.MAY_HAVE_RUN,
+            )
+
+    def stream(
+        self,
+        method: str,
+        *params: Any,
+        timeout: Timeout = UNSET,
+        window: int = WINDOW,
+        **named: Any,
+    ) -> ResultStream:
+        """Call a method that yields its result, and iterate over the items as they come.
+
+        `timeout` bounds the wait for each item. The server sends at most `window` items ahead.
+        Leaving the loop early, or the `with` block, cancels the method.
+        """
+        limit = self._timeout if timeout is UNSET else timeout
+        now = time.monotonic()
+        deadline = None if limit is None else now + limit  # type: ignore[operator]
+        connection = self._connection(deadline, now)
+        call = request_stream(connection.core, method, params, named, window, self.address)
+        connection.push()
+        return ResultStream(self, connection, call, method, limit, window)  # type: ignore[arg-type]
+
+    def batch(self) -> Batch:
+        """Collect calls and send them in one go.
+
+        with client.batch() as batch:
+            sums = [batch.call("add", i, i) for i in range(64)]
+        sums[0].result()
+        """
+        return Batch(self)
+
+    @property
+    def remote(self) -> Remote:
+        """The other side's methods as attributes: `client.remote.math.add(1, 2)`."""
+        return Remote(self, "")
+
+    def methods(self) -> list[dict[str, Any]]:
+        """What the other side offers: names, parameters, results, documentation (hvrpc peers)."""
+        found: list[dict[str, Any]] = self.call(METHODS)
+        return found
+
+
+class Client(Caller):
+    """A client with a connection of its own, replaced when it is lost. Made by :func:`connect`."""
+
+    def __init__(
+        self,
+        address: Address | str,
+        *,
+        timeout: float | None = TIMEOUT,
+        retry: tenacity.BaseRetrying | bool | None = None,
+        on_attempt: OnAttempt | None = None,
+        dead_after: float = Heartbeat.DEAD_AFTER,
+        watch_idle: bool = False,
+        hello: bool = True,
+        service: Any = None,
+        idempotent: Collection[str] = (),
+        limits: Limits = DEFAULT,
+        extensions: Extensions | None = None,
+        options: Options = sockets.DEFAULT,
+    ) -> None:
+        where = Address.parse(address)
+        self.address = str(where)
+        self._timeout = timeout
+        self._idempotent = frozenset(idempotent)
+        self._hello = hello
+        self._service = Service.of(service, extensions or ())
+        self._limits = limits
+        self._extensions = extensions
+        self._loop = LoopThread()
+        self._session: Session[MsgpackCore] = Session(
+            where,
+            self._make_core,
+            policy=Policy.of(retry, on_attempt),
+            options=options,
+            dead_after=dead_after,
+            serving=bool(self._service),
+            watch_idle=watch_idle,
+        )
+        self._connection = self._session.connection  # type: ignore[method-assign]
+        self._retire = self._session.retire  # type: ignore[method-assign]
+
+    def _make_core(self, stream: Stream) -> MsgpackCore:
+        core = MsgpackCore(
+            self._service,
+            says_hello=self._hello,
+            limits=self._limits,
+            extensions=self._extensions,
+            peer=stream.peer,
+            descriptions=self._service.describe,
+        )
+        core.caller = self
+        core.on_queued = self._flush
+        core.on_queued_in_loop = self._flush_from_loop
+        core.run_coroutine = self._loop.run
+        return core
+
+    def _flush(self) -> None:
+        current = self._session.current
+        if current is not None:
+            current.flush()
+
+    def _flush_from_loop(self) -> Awaitable[object] | None:
+        current = self._session.current
+        return None if current is None else flush_from_loop(current)
+
+    def _repeat(
+        self, failure: HvrpcError, repetition: int, deadline: float | None, idempotent: bool
+    ) -> bool:
+        return self._session.repeat(failure, repetition, deadline, idempotent=idempotent)
+
+    def open(self) -> None:
+        """Open the connection now, if there is none."""
+        now = time.monotonic()
+        self._session.connection(None if self._timeout is None else now + self._timeout, now)
+
+    @property
+    def peer(self) -> Peer | None:
+        """Who is at the other end, while there is a connection."""
+        current = self._session.current
+        return None if current is None else current.stream.peer
+
+    @property
+    def connections(self) -> int:
+        """How many connections there have been: more than one means that it has healed."""
+        return self._session.opened
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._session.closed
+
+    def close(self, grace: float = GRACE) -> None:
+        """Wait for calls under way, at most `grace` seconds, and close. May be called twice."""
+        self._session.close(grace)
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<msgpack Client of {self.address}, {'closed' if self.closed else 'open'}>"
+
+
+def flush_from_loop(connection: Connection[MsgpackCore]) -> Awaitable[object] | None:
+    """Send what a coroutine has queued. Waiting for room is left to another thread."""
+    if connection.push():
+        return None
+    return asyncio.get_running_loop().run_in_executor(None, connection.flush)
+
+
+class PeerCaller(Caller):
+    """The way back: calls on a connection that the other side has opened."""
+
+    def __init__(self, connection: Callable[[], Connection[MsgpackCore]], address: str) -> None:
+        self._get = connection
+        self.address = address
+
+    def _connection(self, deadline: float | None, now: float) -> Connection[MsgpackCore]:
+        return self._get()
+
+
+class Pending:
+    """A call of a batch: its result, once the batch was sent."""
+
+    __slots__ = ("_batch", "_call", "_connection", "_method", "_params")
+
+    def __init__(self, batch: Batch, method: str, params: tuple[Any, ...]) -> None:
+        self._batch = batch
+        self._method = method
+        self._params = params
+        self._call = Call()
+        self._connection: Connection[MsgpackCore] | None = None
+
+    def result(self, timeout: Timeout = UNSET) -> Any:
+        """Wait for the result. Raises what :meth:`Client.call` would."""
+        if self._connection is None:
+            self._batch.send()
+        call = self._call
+        caller = self._batch._caller
+        limit: Any = caller._timeout if timeout is UNSET else timeout
+        deadline = None if limit is None else time.monotonic() + limit
+        if not call.done:
+            self._wait(deadline, limit)
+        if call.error is None and call.failure is None:
+            return call.value
+        failure = failure_of(call, method=self._method, address=caller.address)
+        if caller._repeat(failure, 1, deadline, self._method in caller._idempotent):
+            return caller.call(self._method, *self._params, timeout=timeout)
+        raise failure
+
+    def _wait(self, deadline: float | None, limit: float | None) -> None:
+        call = self._call
+        caller = self._batch._caller
+        connection = self._connection
+        assert connection is not None
+        try:
+            if not connection.wait(call, deadline):
+                raise late(connection.core, call, self._method, caller.address, limit)
+        except BaseException:
+            caller._abandon(connection, call)
+            raise
+
+
+class Batch:
+    """Many calls in one write. Send by leaving the `with` block, or with :meth:`send`."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._added: list[Pending] = []
+
+    def call(self, method: str, *params: Any) -> Pending:
+        """Add a call."""
+        pending = Pending(self, method, params)
+        self._added.append(pending)
+        return pending
+
+    def send(self) -> None:
+        """Send what was added. All of it or, when something cannot be packed, nothing."""
+        caller = self._caller
+        now = time.monotonic()
+        deadline = None if caller._timeout is None else now + caller._timeout
+        connection = caller._connection(deadline, now)
+        queue = connection.core.request
+        added, self._added = self._added, []
+        try:
+            for pending in added:
+                queue(pending._method, pending._params, pending._call)
+                pending._connection = connection
+        except BaseException:
+            for pending in added:
+                connection.core.withdraw(pending._call)
+            raise
+        connection.push()
+
+    def results(self, timeout: Timeout = UNSET) -> list[Any]:
+        """Send, and wait for all results in order. The first call that failed raises."""
+        added = self._added
+        self.send()
+        return [pending.result(timeout) for pending in added]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.send()
+
+
+class ResultStream(Iterator[Any]):
+    """The items of a streaming result, as they come."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        connection: Connection[MsgpackCore],
+        call: ItemCall,
+        method: str,
+        limit: float | None,
+        window: int,
+    ) -> None:
+        self._caller = caller
+        self._connection = connection
+        self._call = call
+        self._method = method
+        self._limit = limit
+        self._grant_after = max(window // 2, 1)
+        self._taken = 0
+        self._over = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self._over:
+            raise StopIteration
+        call = self._call
+        deadline = None if self._limit is None else time.monotonic() + self._limit
+        while True:
+            if call.items:
+                return self._take()
+            if call.ended:
+                # The end was seen; items that came before it may have been seen too late.
+                if call.items:
+                    return self._take()
+                self._finish()
+            call.done = False
+            if call.items or call.ended:
+                continue
+            try:
+                if not self._connection.wait(call, deadline):
+                    raise late(
+                        self._connection.core,
+                        call,
+                        self._method,
+                        self._caller.address,
+                        self._limit,
+                    )
+            except BaseException:
+                self.cancel()
+                raise
+
+    def _take(self) -> Any:
+        value = self._call.items.popleft()
+        self._taken += 1
+        if self._taken >= self._grant_after and not self._call.ended:
+            self._connection.core.grant(self._call, self._taken)
+            self._taken = 0
+            self._connection.push()
+        return value
+
+    def _finish(self) -> None:
+        self._over = True
+        failure = stream_failure(self._call, self._method, self._caller.address)
+        raise failure or StopIteration
+
+    def cancel(self) -> None:
+        """Tell the server to stop. The stream is over."""
+        if not self._over:
+            self._over = True
+            self._caller._abandon(self._connection, self._call)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        if not self._over:
+            self.cancel()
+
+
+__all__ = ["Batch", "Client", "Pending", "Remote", "ResultStream", "connect"]

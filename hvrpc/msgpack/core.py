@@ -1,0 +1,939 @@
+"""The protocol on one connection: who asked what, what is answered, and by what words. No I/O.
+
+Both sides can call. What msgpack-RPC does not have is added under names that begin with `$/`, and
+only towards a peer that has answered our hello as one of ours:
+
+    request       $/hello  [facts]                          who we are; strangers answer an error
+    request       $/ping   []                               answered at once, whatever else runs
+    request       $/call   [method, [params], {named}, {options}]   keywords, deadline, streams
+    request       $/methods []                              what is offered
+    notification  $/cancelRequest [id]                      the caller has given up
+    notification  $/item   [id, value]                      an item of a stream; the response ends it
+    notification  $/more   [id, count]                      so many more items may be sent
+    notification  $/goodbye [facts]                         no new calls; before the end, what was
+                                                            left unfinished
+
+`docs/reference/wire-protocol.md` says it all, well enough to be written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import traceback
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from ..access import Peer
+from ..errors import (
+    ConnectionLost,
+    HvrpcError,
+    InvalidParams,
+    MethodNotFound,
+    Outcome,
+    ProtocolError,
+    RemoteError,
+)
+from ..session.core import Call, Core
+from .extensions import Extensions
+from .limits import DEFAULT, Limits
+from .service import Caller, Context, Method, is_async_result
+from .streams import ItemCall, Producer
+from .values import BadValue, short_repr
+from .wire import NOTIFICATION, REQUEST, RESPONSE, Decoder, Encoder, broken
+from .writers import explain
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+logger = logging.getLogger("hvrpc.msgpack")
+
+HELLO: Final = "$/hello"
+PING: Final = "$/ping"
+CALL: Final = "$/call"
+METHODS: Final = "$/methods"
+CANCEL: Final = "$/cancelRequest"
+ITEM: Final = "$/item"
+MORE: Final = "$/more"
+GOODBYE: Final = "$/goodbye"
+
+VERSION: Final = 1
+MAX_ID: Final = 2**32 - 1
+
+# Codes of our own errors; methods may use any others. Numbers as JSON-RPC has them, which other
+# msgpack-RPC libraries use too.
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+METHOD_RAISED: Final = -32000
+CANCELLED: Final = -32800
+DRAINING: Final = -32801
+BUSY: Final = -32802
+
+_CODES: Final[dict[type[RemoteError], int]] = {
+    MethodNotFound: METHOD_NOT_FOUND,
+    InvalidParams: INVALID_PARAMS,
+}
+SHORTENED: Final = 500
+"""Characters of an error's message that are sent when all of it cannot be."""
+LEAST_MESSAGE: Final = 4096
+"""Bytes of a message that every peer of ours takes, whatever it says: errors have to get through."""
+
+Work = tuple[Method, "int | None", Any, "Mapping[str, Any] | None", "Mapping[str, Any] | None"]
+
+
+class MsgpackCore(Core):
+    """msgpack-RPC on one connection, both directions."""
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        *,
+        says_hello: bool,
+        limits: Limits = DEFAULT,
+        extensions: Extensions | None = None,
+        peer: Peer | None = None,
+        tracebacks: bool = False,
+        descriptions: Callable[[], list[dict[str, Any]]] = list,
+    ) -> None:
+        extensions = extensions or Extensions()
+        self.methods = methods
+        self.limits = limits
+        self.peer = peer
+        self.caller: Caller | None = None
+        self.says_hello = says_hello
+        self.is_ours = False
+        """Whether the peer has said hello, and so knows our additions."""
+        self.late = 0
+        """Responses nobody waited for any more."""
+        self.failure: HvrpcError | None = None
+        self.outgoing: deque[Any] = deque()
+        self.pending: dict[int, Call] = {}
+        self.active: dict[int, Any] = {}
+        """The peer's requests that are carried out now: id to whatever can cancel it, or None."""
+        self.draining = False
+        self.leaving = False
+        """Whether it is we who said goodbye."""
+        self.on_queued: Callable[[], object] = _nothing
+        """Called when something was queued by user code, outside of `take` and `serve`."""
+        self.on_queued_in_loop: Callable[[], Awaitable[object] | None] = _nothing
+        """The same in an event loop, which must not be kept: what has to be awaited for room."""
+        self.run_coroutine: Callable[[Coroutine[Any, Any, Any]], Any] = _no_loop
+        """How a driver without a loop runs a coroutine: returns a concurrent future."""
+        self._tracebacks = tracebacks
+        self._descriptions = descriptions
+        self._encoder = Encoder(extensions.default)
+        self._decoder = Decoder(limits, extensions.ext_hook)
+        self._ids = itertools.count(1)
+        self._unfinished: frozenset[int] | None = None
+        self._in_flight = limits.in_flight
+
+    # --- Receiving -----------------------------------------------------------------------------
+
+    def filled(self, size: int) -> None:
+        self._decoder.filled(size)
+        self.target = self._decoder.target
+
+    def has_more(self) -> bool:
+        return self._decoder.has_more
+
+    @property
+    def throttled(self) -> bool:
+        return len(self.active) >= self._in_flight and not self.pending
+
+    def take(self, data: Buffer | None = None) -> Work | None:
+        decoder = self._decoder
+        if data is not None:
+            decoder.feed(data)
+        pending = self.pending
+        methods = self.methods
+        in_flight = self._in_flight
+        # While we wait for answers ourselves we have to read on, for the answers come on the same
+        # connection; then twice as many calls are taken, and the rest is refused.
+        while decoder.has_more and ((running := len(self.active)) < in_flight or pending):
+            message = decoder.next()
+            if message is None:
+                self.target = decoder.target
+                return None
+            try:
+                if type(message) is not list:
+                    pass
+                elif len(message) == 4:
+                    kind, number, name, params = message
+                    if kind == RESPONSE:
+                        call = pending.pop(number, None)
+                        if call is None:
+                            self._late(number)
+                        elif name is None:
+                            call.value = params
+                            call.done = True
+                            if call.wake is not None:
+                                call.wake()
+                        else:
+                            self._refused(call, name, params)
+                        continue
+                    if kind == REQUEST:
+                        method = methods.get(name)
+                        if (
+                            method is None
+                            or type(params) is not list
+                            or type(number) is not int
+                            or number in self.active
+                            or running >= 2 * in_flight
+                        ):
+                            work = self._special_request(number, name, params)
+                            if work is None:
+                                continue
+                            return work
+                        self.active[number] = None
+                        # In this order: whoever says goodbye looks into `active` afterwards.
+                        if self.leaving:
+                            self._refuse_leaving(number)
+                            continue
+                        return method, number, params, None, None
+                elif len(message) == 3 and message[0] == NOTIFICATION:
+                    _, name, params = message
+                    method = methods.get(name)
+                    if method is None or type(params) is not list or self.leaving:
+                        method = self._special_notification(name, params)
+                        if method is None:
+                            continue
+                    return method, None, params, None, None
+            except TypeError as error:  # a list where an id or a name should be
+                raise broken(
+                    f"it sends something that is not a message: {_short(message)}"
+                ) from error
+            raise broken(f"it sends something that is not a message: {_short(message)}")
+        if decoder.has_more:
+            decoder.release()
+        return None
+
+    def _late(self, number: Any) -> None:
+        """A response nobody waits for. Counted, never matched to another call."""
+        if type(number) is not int:
+            raise broken(f"a response's id is {number!r}")
+        self.late += 1
+
+    def _refused(self, call: Call, error: Any, result: Any) -> None:
+        """The peer answered an error."""
+        if self.is_ours and type(error) is dict and error.get("code") == DRAINING:
+            self.draining = True
+            call.fail(ConnectionLost("the other side is shutting down", outcome=Outcome.NOT_SENT))
+            return
+        call.error = error
+        call.value = result  # some peers put the data of an error here
+        call.done = True
+        if call.wake is not None:
+            call.wake()
+
+    def _special_request(self, number: Any, name: Any, params: Any) -> Work | None:
+        """A request that is not simply a method with its parameters."""
+        if type(number) is not int:
+            raise broken(f"a request's id is {_short(number)}, not a number")
+        if type(name) is bytes:  # pynvim and others send names as bin
+            name = name.decode(errors="replace")
+        if type(name) is not str or len(name) > self.limits.method:
+            raise broken(f"a method's name is {_short(name)}")
+        if type(params) is not list:
+            raise broken(f"the parameters of {name!r} are {_short(params)}, not an array")
+        if number in self.active:
+            raise broken(f"two requests have the id {number} at the same time")
+        builtin = self._REQUESTS.get(name)
+        if builtin is not None:
+            return builtin(self, number, params)
+        return self._begin(number, name, params, None, None)
+
+    def _refuse_leaving(self, number: int) -> None:
+        text = "the server is shutting down; it was not carried out"
+        self._finish_error(number, DRAINING, text)
+
+    def _begin(
+        self,
+        number: int,
+        name: str,
+        params: list[Any],
+        named: Mapping[str, Any] | None,
+        options: Mapping[str, Any] | None,
+    ) -> Work | None:
+        method = self.methods.get(name)
+        if method is None:
+            if self.leaving:
+                self._refuse_leaving(number)
+            else:
+                self._answer_error(number, METHOD_NOT_FOUND, f"there is no method {name!r}")
+            return None
+        if len(self.active) >= 2 * self._in_flight:
+            self._answer_error(
+                number, BUSY, f"{len(self.active)} calls are being carried out; it was not"
+            )
+            return None
+        self.active[number] = None
+        if self.leaving:
+            self._refuse_leaving(number)
+            return None
+        return method, number, params, named, options
+
+    # --- Our own requests ------------------------------------------------------------------------
+
+    def _on_hello(self, number: int, params: list[Any]) -> None:
+        facts = params[0] if params and type(params[0]) is dict else {}
+        self._learn(facts)
+        self.outgoing.append(self._encoder.encode((RESPONSE, number, None, self._facts())))
+
+    def _on_ping(self, number: int, params: list[Any]) -> None:
+        self.outgoing.append(self._encoder.encode((RESPONSE, number, None, None)))
+
+    def _on_methods(self, number: int, params: list[Any]) -> None:
+        try:
+            self.outgoing.append(self._encoder.result(number, self._descriptions()))
+        except ValueError as error:  # more than the peer takes
+            self._answer_error(number, INTERNAL_ERROR, str(error))
+
+    def _on_call(self, number: int, params: list[Any]) -> Work | None:
+        match params:
+            case [str() as name, list() as positional, dict() as named, dict() as options] if (
+                len(name) <= self.limits.method
+            ):
+                fault = self._fault_in(options)
+                if fault is None:
+                    return self._begin(number, name, positional, named, options)
+            case _:
+                fault = f"{CALL} takes [method, [params], {{named}}, {{options}}]"
+        self._answer_error(number, INVALID_PARAMS, fault)
+        return None
+
+    def _fault_in(self, options: Mapping[Any, Any]) -> str | None:
+        window = options.get("stream", 1)
+        if type(window) is int and 0 < window <= self.limits.window:
+            return None
+        return f"the window of a stream is 1 to {self.limits.window} items, not {_short(window)}"
+
+    _REQUESTS: Final[dict[str, Callable[[MsgpackCore, int, list[Any]], Work | None]]] = {
+        HELLO: _on_hello,
+        PING: _on_ping,
+        METHODS: _on_methods,
+        CALL: _on_call,
+    }
+
+    def _special_notification(self, name: Any, params: Any) -> Method | None:
+        """A notification that is not simply a known method with its parameters."""
+        if type(name) is bytes:
+            name = name.decode(errors="replace")
+        if type(name) is not str or len(name) > self.limits.method or type(params) is not list:
+            raise broken(f"a notification is [2, {_short(name)}, {_short(params)}]")
+        builtin = self._NOTIFICATIONS.get(name)
+        if builtin is not None:
+            builtin(self, params)
+            return None
+        method = self.methods.get(name)
+        if method is None:
+            logger.debug("%s: a notification for %r, which nobody offers", self.peer, name)
+        return None if self.leaving else method
+
+    def _on_cancel(self, params: list[Any]) -> None:
+        running = self.active.get(params[0]) if params and type(params[0]) is int else None
+        if running is not None:
+            running.cancel()
+
+    def _on_item(self, params: list[Any]) -> None:
+        match params:
+            case [int() as number, value]:
+                call = self.pending.get(number)
+                if isinstance(call, ItemCall):
+                    if len(call.items) >= call.window:
+                        raise broken(f"a stream has more than the {call.window} items asked for")
+                    call.arrived(value)
+                else:
+                    self.late += 1
+            case _:
+                raise broken(f"{ITEM} takes [id, value]")
+
+    def _on_more(self, params: list[Any]) -> None:
+        match params:
+            case [int() as number, int() as count] if 0 < count <= self.limits.window:
+                running = self.active.get(number)
+                if isinstance(running, Producer):
+                    running.grant(count)
+            case _:
+                raise broken(f"{MORE} takes [id, count]")
+
+    def _on_goodbye(self, params: list[Any]) -> None:
+        self.draining = True
+        facts = params[0] if params and type(params[0]) is dict else {}
+        unfinished = facts.get("unfinished")
+        if type(unfinished) is list:
+            self._unfinished = frozenset(each for each in unfinished if type(each) is int)
+
+    _NOTIFICATIONS: Final[dict[str, Callable[[MsgpackCore, list[Any]], None]]] = {
+        CANCEL: _on_cancel,
+        ITEM: _on_item,
+        MORE: _on_more,
+        GOODBYE: _on_goodbye,
+    }
+
+    # --- Our own calls ---------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        params: Any,
+        call: Call,
+        named: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Queue a call."""
+        pending = self.pending
+        number = next(self._ids)
+        if number > MAX_ID or number in pending:
+            number = self._free_id(number)
+        if named or options:
+            params = (method, params, named or {}, options or {})
+            method = CALL
+        try:
+            item = self._encoder.request(number, method, params)
+        except Exception as error:
+            raise self._explained(params, "params", error) from error
+        call.key = number
+        call.item = item
+        pending[number] = call
+        self.outgoing.append(item)
+        # Had the connection ended in between, its end would not have found this call.
+        if self.failure is not None and pending.pop(number, None) is call:
+            call.fail(ConnectionLost("the connection has ended", outcome=Outcome.NOT_SENT))
+
+    def _free_id(self, number: int) -> int:
+        """Past the end the ids begin again, without those in use.
+
+        The counter itself goes on: two threads that set it back would both get the same ids.
+        """
+        while (free := (number - 1) % MAX_ID + 1) in self.pending:
+            number = next(self._ids)
+        return free
+
+    def _explained(self, value: Any, path: str, error: Exception) -> Exception:
+        """Which part of a value cannot be packed, if that is what went wrong."""
+        return explain(value, path, self._encoder.default) or error
+
+    def notify(self, method: str, params: Any) -> None:
+        """Queue a notification."""
+        try:
+            item = self._encoder.encode((NOTIFICATION, method, params))
+        except Exception as error:
+            raise self._explained(params, "params", error) from error
+        self.outgoing.append(item)
+
+    def grant(self, call: Call, count: int) -> None:
+        """Let a stream send more items."""
+        self.notify(MORE, (call.key, count))
+
+    def withdraw(self, call: Call) -> bool:
+        """Take a call back that nothing was sent of. False: too late, or done already."""
+        if self.pending.get(call.key) is not call:
+            return False
+        try:
+            self.outgoing.remove(call.item)
+        except (ValueError, IndexError):  # not there, or somebody is taking from it just now
+            return False
+        self.pending.pop(call.key, None)
+        return True
+
+    def forget(self, call: Call) -> None:
+        """Nobody waits for this call any more: a late answer is dropped."""
+        if self.pending.get(call.key) is not call:
+            return
+        self.pending.pop(call.key, None)
+        if self.is_ours and self.failure is None:
+            self.notify(CANCEL, (call.key,))
+
+    # --- Carrying out ----------------------------------------------------------------------------
+
+    def serve(self, work: Work) -> None:
+        method, number, params, named, _options = work
+        if not method.simple:
+            self._serve_specially(work)
+            return
+        try:
+            args, kwargs = method.bind(params, named)
+        except BadValue as bad:
+            self._finish_error(number, INVALID_PARAMS, str(bad))
+            return
+        try:
+            value = method.function(*args, **kwargs) if kwargs else method.function(*args)
+        except BaseException as error:
+            self._raised(number, method, error)
+            return
+        if number is None:
+            if is_async_result(value):
+                self._await_in_loop(method, number, value)
+            return
+        try:
+            self.outgoing.append(self._encoder.result(number, value))
+        except Exception as error:
+            if is_async_result(value):
+                self._await_in_loop(method, number, value)
+            else:
+                self._unsendable(number, method, value, error)
+            return
+        self.active.pop(number, None)
+
+    def serve_async(self, work: Work) -> Awaitable[None] | None:
+        method, number, _params, _named, options = work
+        if method.simple:
+            self.serve(work)
+            return None
+        prepared = self._prepare(work)
+        if prepared is None:
+            return None
+        args, kwargs, context = prepared
+        try:
+            value = method.function(*args, **kwargs)
+        except BaseException as error:
+            self._raised(number, method, error)
+            return None
+        if method.is_stream:
+            return self._stream_async(work, value, context)
+        if is_async_result(value):
+            return self._await(method, number, value, _timeout_in(options))
+        self._finish(number, method, value)
+        return None
+
+    def _serve_specially(self, work: Work) -> None:
+        method, number, _, _, options = work
+        prepared = self._prepare(work)
+        if prepared is None:
+            return
+        args, kwargs, context = prepared
+        try:
+            value = method.function(*args, **kwargs)
+            if method.is_stream and not _needs_loop(value):
+                self._stream(work, value, context)
+                return
+        except BaseException as error:
+            self._raised(number, method, error)
+            return
+        if method.is_stream:
+            self._spawn(method, number, self._stream_async(work, value, context))
+        elif is_async_result(value):
+            self._await_in_loop(method, number, value, _timeout_in(options))
+        else:
+            self._finish(number, method, value)
+
+    def _prepare(self, work: Work) -> tuple[Any, dict[str, Any], Any] | None:
+        """The arguments for a call that needs more than its parameters; None if they do not fit."""
+        method, number, params, named, options = work
+        try:
+            args, kwargs = method.bind(params, named)
+        except BadValue as bad:
+            self._finish_error(number, INVALID_PARAMS, str(bad))
+            return None
+        context = None
+        if method.place is not None or method.is_stream:
+            context = Producer(method.name, self.peer, self.caller, _timeout_in(options))
+            if number is not None:
+                self.active[number] = context
+            if method.place is not None:
+                made = context
+                args, kwargs = method.place(args, kwargs, lambda _: made)
+        return args, kwargs, context
+
+    def _finish(self, number: int | None, method: Method, value: Any) -> None:
+        """Queue the answer of a method that has returned."""
+        if number is None:
+            return
+        try:
+            if method.write is not None:
+                value = method.write(value)
+            self.outgoing.append(self._encoder.result(number, value))
+        except Exception as error:
+            self._unsendable(number, method, value, error)
+            return
+        self.active.pop(number, None)
+
+    async def _await(
+        self,
+        method: Method,
+        number: int | None,
+        value: Awaitable[Any],
+        seconds: float | None = None,
+    ) -> None:
+        """Wait for a coroutine and queue the answer."""
+        try:
+            if seconds is None:
+                result = await value
+            else:
+                async with asyncio.timeout(seconds):
+                    result = await value
+        except BaseException as error:
+            self._raised(number, method, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        self._finish(number, method, result)
+
+    def _await_in_loop(
+        self,
+        method: Method,
+        number: int | None,
+        value: Awaitable[Any],
+        seconds: float | None = None,
+    ) -> None:
+        self._spawn(method, number, self._await(method, number, value, seconds))
+
+    def _spawn(self, method: Method, number: int | None, coroutine: Any) -> None:
+        """Run a coroutine in the loop of a driver that has none of its own."""
+
+        async def to_the_end() -> None:
+            try:
+                await coroutine
+            finally:
+                await self._sent()
+
+        try:
+            future = self.run_coroutine(to_the_end())
+        except RuntimeError as error:  # the loop is closed already
+            coroutine.close()
+            self._raised(number, method, error)
+            return
+        self._can_be_cancelled(number, future)
+
+    async def _sent(self) -> None:
+        """Have what a coroutine queued sent, and wait if the other side takes no more."""
+        room = self.on_queued_in_loop()
+        if room is not None:
+            await room
+
+    def begun(self, work: Work, task: Any) -> None:
+        self._can_be_cancelled(work[1], _Begun(task))
+
+    def _can_be_cancelled(self, number: int | None, task: Any) -> None:
+        if number is not None and number in self.active:
+            known = self.active[number]
+            if isinstance(known, Context):
+                known.on_cancel(task.cancel)
+            else:
+                self.active[number] = task
+
+    # --- Streams ---------------------------------------------------------------------------------
+
+    def _stream(self, work: Work, items: Iterable[Any], producer: Any) -> None:
+        """Send a generator's items, as the reader makes room for them."""
+        method, number, _, _, options = work
+        if number is None or not _wants_stream(options):
+            self._collect(method, number, items)
+            return
+        producer.grant(options["stream"])  # type: ignore[index]
+        iterator = iter(items)
+        try:
+            for value in iterator:
+                if method.write is not None:
+                    value = method.write(value)
+                if not producer.may_send() or self.failure is not None:
+                    break
+                self.notify(ITEM, (number, value))
+                self.on_queued()
+        finally:
+            _close(iterator)
+        self._end_stream(number, producer)
+
+    async def _stream_async(self, work: Work, items: Any, producer: Any) -> None:
+        method, number, _, _, options = work
+        try:
+            if is_async_result(items):
+                items = await items
+            async with contextlib.aclosing(_as_async(items)) as source:
+                if number is None or not _wants_stream(options):
+                    self._finish_list(method, number, await _collected(source, self.limits.items))
+                    return
+                producer.grant(options["stream"])  # type: ignore[index]
+                async for value in source:
+                    if method.write is not None:
+                        value = method.write(value)
+                    if not await producer.may_send_async() or self.failure is not None:
+                        break
+                    self.notify(ITEM, (number, value))
+                    await self._sent()
+            self._end_stream(number, producer)
+        except BaseException as error:
+            self._raised(number, method, error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _end_stream(self, number: int, producer: Context) -> None:
+        if producer.cancelled:
+            self._finish_error(number, CANCELLED, "the caller has cancelled it")
+            return
+        self.outgoing.append(self._encoder.encode((RESPONSE, number, None, None)))
+        self.active.pop(number, None)
+
+    def _collect(self, method: Method, number: int | None, items: Iterable[Any]) -> None:
+        """For a caller that does not know streams: all items as a list."""
+        iterator = iter(items)
+        try:
+            collected = list(itertools.islice(iterator, self.limits.items + 1))
+        finally:
+            _close(iterator)
+        if len(collected) > self.limits.items:
+            raise OverflowError(_too_many(self.limits.items))
+        self._finish_list(method, number, collected)
+
+    def _finish_list(self, method: Method, number: int | None, values: list[Any]) -> None:
+        if number is None:
+            return
+        try:
+            if method.write is not None:
+                values = [method.write(value) for value in values]
+            self.outgoing.append(self._encoder.result(number, values))
+        except Exception as error:
+            self._unsendable(number, method, values, error)
+            return
+        self.active.pop(number, None)
+
+    # --- Errors ----------------------------------------------------------------------------------
+
+    def _raised(self, number: int | None, method: Method, error: BaseException) -> None:
+        """A method raised: tell the caller, and the log."""
+        code: int | str
+        data = None
+        if isinstance(error, RemoteError):  # raised on purpose
+            code = _code_of(error)
+            message, data = error.message, error.data
+        elif type(error).__name__ == "CancelledError":  # of asyncio, or of concurrent.futures
+            code, message = CANCELLED, "the caller has cancelled it"
+        else:
+            code, message = METHOD_RAISED, _words(error)
+            logger.info("%s: %s raised", self.peer, method.name, exc_info=error)
+        text = None
+        if self._tracebacks:
+            text = "".join(traceback.format_exception(error))
+        self._finish_error(number, code, message, data, text)
+
+    def _unsendable(self, number: int, method: Method, value: Any, error: Exception) -> None:
+        why = _words(self._explained(value, "result", error))
+        logger.warning("%s: the result of %s cannot be sent: %s", self.peer, method.name, why)
+        self._finish_error(number, INTERNAL_ERROR, f"the result cannot be sent: {why}")
+
+    def _finish_error(
+        self,
+        number: int | None,
+        code: int | str,
+        message: str,
+        data: Any = None,
+        remote_traceback: str | None = None,
+    ) -> None:
+        if number is None:
+            logger.info("%s: a notification failed: %s", self.peer, message)
+            return
+        self._answer_error(number, code, message, data, remote_traceback)
+        self.active.pop(number, None)
+
+    def _answer_error(
+        self,
+        number: int,
+        code: int | str,
+        message: str,
+        data: Any = None,
+        remote_traceback: str | None = None,
+    ) -> None:
+        """To our own peers with all there is; to strangers as a string, which all of them take."""
+        message = _sendable(message)
+        error: Any = message
+        if self.is_ours:
+            error = {"code": code, "message": message}
+            if data is not None:
+                error["data"] = data
+            if remote_traceback is not None:
+                error["traceback"] = _sendable(remote_traceback)
+        try:
+            self.outgoing.append(self._encoder.encode((RESPONSE, number, error, None)))
+        except Exception as fault:
+            logger.warning("%s: the data of an error cannot be sent: %s", self.peer, _words(fault))
+            error = {"code": code, "message": message[:SHORTENED]} if self.is_ours else ""
+            self.outgoing.append(self._encoder.encode((RESPONSE, number, error, None)))
+
+    # --- The life of the connection --------------------------------------------------------------
+
+    def _facts(self) -> dict[str, Any]:
+        return {"hvrpc": VERSION, "message": self.limits.message}
+
+    def _learn(self, facts: Mapping[Any, Any]) -> None:
+        self.is_ours = type(facts.get("hvrpc")) is int
+        limit = facts.get("message")
+        known = max(limit, LEAST_MESSAGE) if type(limit) is int else None
+        self._encoder.address(ours=self.is_ours, limit=known)
+
+    def open(self, first: Call) -> bool:
+        if self.says_hello:
+            self.request(HELLO, (self._facts(),), first)
+        return self.says_hello
+
+    def opened(self, first: Call) -> None:
+        if first.error is None and type(first.value) is dict:
+            self._learn(first.value)
+
+    def calls(self) -> Iterable[Call]:
+        return self.pending.values()
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self.pending)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.pending or self.active)
+
+    def ping(self) -> bool:
+        if not self.is_ours:
+            return False
+        self.request(PING, (), Call())
+        return True
+
+    def goodbye(self) -> None:
+        self.draining = self.leaving = True
+        if self.is_ours:
+            self.notify(GOODBYE, ({},))
+
+    def farewell(self) -> None:
+        if self.is_ours:
+            self.notify(GOODBYE, ({"unfinished": list(self.active)},))
+        for running in list(self.active.values()):
+            if running is not None:
+                running.cancel()
+
+    def fail(self, error: HvrpcError | None) -> None:
+        lost = error or ConnectionLost("the connection was closed")
+        self.failure = lost
+        self.draining = True
+        queued = {id(item) for item in list(self.outgoing)}
+        while self.pending:
+            try:
+                number, call = self.pending.popitem()
+            except KeyError:
+                break
+            call.fail(self._failure_of(call, number, lost, queued))
+        for running in list(self.active.values()):
+            if running is not None:
+                running.cancel()
+
+    def _failure_of(
+        self, call: Call, number: int, lost: HvrpcError, queued: set[int]
+    ) -> HvrpcError:
+        """Whether this call may have run is known for each call by itself."""
+        not_sent = id(call.item) in queued
+        # Our own servers say in the end what they leave unfinished: what is neither answered nor
+        # on that list was never begun.
+        not_taken = self._unfinished is not None and number not in self._unfinished
+        outcome = Outcome.NOT_SENT if not_sent or not_taken else Outcome.MAY_HAVE_RUN
+        kind = ProtocolError if isinstance(lost, ProtocolError) else ConnectionLost
+        problem = getattr(lost, "problem", None) or str(lost)
+        failure = kind(problem, address=getattr(lost, "address", ""), outcome=outcome)
+        failure.__cause__ = lost
+        return failure
+
+
+def _wants_stream(options: Mapping[str, Any] | None) -> bool:
+    return options is not None and type(options.get("stream")) is int
+
+
+def _too_many(limit: int) -> str:
+    return f"the stream has more than {limit} items: call it as a stream"
+
+
+def _timeout_in(options: Mapping[str, Any] | None) -> float | None:
+    timeout = None if options is None else options.get("timeout")
+    return timeout if isinstance(timeout, int | float) else None
+
+
+def _needs_loop(items: Any) -> bool:
+    return is_async_result(items) or hasattr(items, "__aiter__")
+
+
+async def _as_async(items: Any) -> AsyncGenerator[Any, None]:
+    """Either kind of items, one by one. Closing this closes them."""
+    if hasattr(items, "__aiter__"):
+        iterator = aiter(items)
+        try:
+            async for item in iterator:
+                yield item
+        finally:
+            if hasattr(iterator, "aclose"):
+                await iterator.aclose()
+    else:
+        iterator = iter(items)
+        try:
+            for item in iterator:
+                yield item
+        finally:
+            _close(iterator)
+
+
+def _close(iterator: Any) -> None:
+    close = getattr(iterator, "close", None)
+    if close is not None:
+        close()
+
+
+async def _collected(items: AsyncGenerator[Any, None], limit: int) -> list[Any]:
+    found: list[Any] = []
+    async for item in items:
+        if len(found) == limit:
+            raise OverflowError(_too_many(limit))
+        found.append(item)
+    return found
+
+
+class _Begun:
+    """A task that has just been made. Cancelled before its first step it would never begin, and its
+    call never end; so it is cancelled behind that step."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    def cancel(self) -> None:
+        self._task.get_loop().call_soon(self._task.cancel)
+
+
+def _code_of(error: RemoteError) -> int | str:
+    """The code of an error that a method raised on purpose."""
+    code = error.code
+    if type(code) is str:
+        return _sendable(code)
+    if type(code) is int and -(2**63) <= code < 2**64:
+        return code
+    return _CODES.get(type(error), METHOD_RAISED)
+
+
+def _words(error: BaseException) -> str:
+    """An exception of user code, which may be broken in any way, in words."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be made)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _sendable(text: object) -> str:
+    """Text that can be packed, whatever is in it."""
+    words = str(text)
+    try:
+        words.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return words.encode(errors="backslashreplace").decode()
+    return words
+
+
+def _short(value: object) -> str:
+    return short_repr(value)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _no_loop(coroutine: Any) -> Any:
+    coroutine.close()
+    raise RuntimeError("this driver runs no coroutines")

@@ -1,0 +1,185 @@
+"""The blocking server.
+
+    server = hvrpc.msgpack.Server(Tools())
+    server.listen("hvsock://any/5001")
+    server.start()
+    …
+    server.close(grace=5)
+
+Each connection has a thread, which runs quick methods itself; a method that takes longer does not
+keep the others waiting (`hvrpc.session.threads`). Methods may block, call back the caller, or be
+coroutines.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from types import FrameType, TracebackType
+from typing import Any, Final, Self
+
+from .. import sockets
+from ..access import Access, Rule
+from ..addresses import Address
+from ..session.state import Heartbeat
+from ..session.threads import Connection
+from ..session.threads import Server as Acceptor
+from ..session.threads.server import MAX_CONNECTIONS
+from ..sockets import Options, Stream
+from .client import PeerCaller, flush_from_loop
+from .core import MsgpackCore
+from .extensions import Extensions
+from .limits import DEFAULT, Limits
+from .loops import LoopThread
+from .service import Service
+
+GRACE: Final = 5.0
+"""Seconds that closing waits for methods under way."""
+
+
+class Server:
+    """Serves an object, a module, functions, or a :class:`hvrpc.msgpack.Service`."""
+
+    def __init__(
+        self,
+        service: Any,
+        *,
+        limits: Limits = DEFAULT,
+        max_connections: int = MAX_CONNECTIONS,
+        extensions: Extensions | None = None,
+        tracebacks: bool = False,
+        dead_after: float = Heartbeat.DEAD_AFTER,
+    ) -> None:
+        """`tracebacks` lets callers of ours see where a method raised: useful, and indiscreet."""
+        self.service = Service.of(service, extensions or ())
+        self._limits = limits
+        self._extensions = extensions
+        self._tracebacks = tracebacks
+        self._loop = LoopThread()
+        self._acceptor: Acceptor[MsgpackCore] = Acceptor(
+            self._make_core, max_connections=max_connections, dead_after=dead_after
+        )
+
+    def _make_core(
+        self, stream: Stream, connection: Callable[[], Connection[MsgpackCore]]
+    ) -> MsgpackCore:
+        core = MsgpackCore(
+            self.service,
+            says_hello=False,
+            limits=self._limits,
+            extensions=self._extensions,
+            peer=stream.peer,
+            tracebacks=self._tracebacks,
+            descriptions=self.service.describe,
+        )
+        core.caller = PeerCaller(connection, str(stream.peer))
+        core.on_queued = lambda: connection().flush()
+        core.on_queued_in_loop = lambda: flush_from_loop(connection())
+        core.run_coroutine = self._loop.run
+        return core
+
+    def listen(
+        self,
+        address: Address | str,
+        *,
+        options: Options = sockets.DEFAULT,
+        allow: Access | Rule | Iterable[Rule] | None = None,
+        backlog: int = sockets.DEFAULT_BACKLOG,
+    ) -> Address:
+        """Listen on an address, on several by calling it again; returns it with its port."""
+        return self._acceptor.listen(address, options=options, allow=allow, backlog=backlog)
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens."""
+        return self._acceptor.addresses
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are now."""
+        return self._acceptor.connections
+
+    def start(self) -> None:
+        """Begin to serve, and return at once."""
+        self._acceptor.start()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it was closed; False when the time was up first."""
+        return self._acceptor.wait(timeout)
+
+    def close(self, grace: float = GRACE) -> bool:
+        """Finish what was taken, refuse the rest so that callers go elsewhere, and close.
+
+        False when methods were still running after `grace` seconds.
+        """
+        finished = self._acceptor.close(grace)
+        self._loop.close()
+        return finished
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        places = ", ".join(map(str, self.addresses)) or "nowhere"
+        return f"<msgpack Server on {places}>"
+
+
+def serve(
+    address: Address | str,
+    service: Any,
+    *,
+    ready: Callable[[Address], object] | None = None,
+    grace: float = GRACE,
+    allow: Access | Rule | Iterable[Rule] | None = None,
+    **settings: Any,
+) -> None:
+    """Serve until told to stop, by Ctrl-C or SIGTERM.
+
+    `ready` is called with the address once callers can connect; other settings are those of
+    :class:`Server`.
+    """
+    server = Server(service, **settings)
+    where = server.listen(address, allow=allow)
+    stop = threading.Event()
+    with _signals(stop):
+        server.start()
+        try:
+            if ready is not None:
+                ready(where)
+            while not stop.wait(1.0):  # in steps: Windows delivers Ctrl-C between waits only
+                pass
+        except KeyboardInterrupt:
+            pass
+        finally:
+            server.close(grace)
+
+
+class _signals:  # noqa: N801 (reads as a verb in `with`)
+    """SIGTERM sets an event, as service managers expect; only the main thread can have it so."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._before: Any = None
+        self._installed = False
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._on_signal)
+            self._installed = True
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def __exit__(self, *_: object) -> None:
+        if self._installed:
+            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)

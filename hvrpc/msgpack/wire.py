@@ -1,0 +1,372 @@
+"""msgpack-RPC on the wire: bytes to messages, messages to bytes. No I/O.
+
+    request       [0, id, method, params]
+    response      [1, id, error, result]
+    notification  [2, method, params]
+
+Messages follow one another without any framing; a streaming decoder finds their ends. Two things
+are faster here than the obvious way, and are why this file exists:
+
+* asking the decoder for a message that is not there costs as much as decoding one, so we compare
+  what it has consumed with what it was given first;
+* a large `bytes` value at the end of a message does not pass through the codec. It is received
+  where it will stay (`target`), and sent as it is, behind its envelope.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from ..errors import ProtocolError
+from . import writers
+from .limits import Limits
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+REQUEST: Final = 0
+RESPONSE: Final = 1
+NOTIFICATION: Final = 2
+
+LARGE: Final = 32 * 1024
+"""Bytes from which a value travels beside the codec."""
+TOGETHER: Final = 32 * 1024
+"""How much of a large value is sent in one piece with its envelope, so that the receiver sees both."""
+KEPT_BUFFER: Final = 1024 * 1024
+"""A packer that had to grow beyond this is not kept."""
+
+LEAST: Final = 4 * 1024
+"""Bytes of a large value that must have arrived before room is made for the rest."""
+TRUST: Final = 64
+"""How many times what has arrived is set aside at first, for a length that a peer claims."""
+
+_TIMESTAMPS_AS_DATETIME: Final = 3
+
+_FIXARRAY_4: Final = 0x94
+_FIXARRAY_1: Final = 0x91
+_NIL: Final = 0xC0
+_BIN32: Final = 0xC6
+_UINT_SIZES: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4}
+_STR_SIZES: Final = {0xD9: 1, 0xDA: 2, 0xC4: 1, 0xC5: 2}
+_LONGEST_HEAD: Final = 1 + 1 + 5 + 3 + 256 * 4 + 1 + 5
+
+
+def broken(problem: str, error: BaseException | None = None) -> ProtocolError:
+    """The error for a peer that does not speak msgpack-RPC."""
+    found = ProtocolError(problem, remedy="check that the other side speaks msgpack-RPC")
+    found.__cause__ = error
+    return found
+
+
+class Decoder:
+    """Bytes in, messages out."""
+
+    def __init__(
+        self, limits: Limits, ext_hook: Callable[[int, bytes], Any] = msgpack.ExtType
+    ) -> None:
+        self._limits = limits
+        self._ext_hook = ext_hook
+        self.target: memoryview | None = None
+        """Where the next bytes shall be received, while a large value is coming."""
+        self._large: _Large | None = None
+        self._ready: list[Any] | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        limits = self._limits
+        self._unpacker = unpacker = msgpack.Unpacker(
+            raw=False,
+            # Old peers send bytes as str. They arrive, and go back as they came.
+            unicode_errors="surrogateescape",
+            strict_map_key=False,
+            timestamp=_TIMESTAMPS_AS_DATETIME,
+            ext_hook=self._ext_hook,
+            max_buffer_size=0,  # measured here, against the message and not the buffer
+            max_str_len=limits.message,
+            max_bin_len=limits.message,
+            max_ext_len=limits.message,
+            max_array_len=limits.elements,
+            max_map_len=limits.elements,
+        )
+        self._unpack = unpacker.unpack
+        self._consumed = unpacker.tell
+        self._feed = unpacker.feed
+        self._fed = 0
+        self._start = 0
+        """Where the message that is being read began."""
+        self._chunk: Buffer = b""
+        self.has_more = False
+        """Whether there are bytes, or a message, that `next` has not come to."""
+
+    def feed(self, data: Buffer) -> None:
+        """Take over received bytes."""
+        self._feed(data)
+        self._fed += len(data)  # type: ignore[arg-type]
+        self._chunk = data
+        self.has_more = True
+
+    def release(self) -> None:
+        """The buffer that was fed is about to be filled with something else, perhaps from another
+        connection: look into it no more. The codec has its own copy."""
+        self._chunk = b""
+
+    def next(self) -> Any | None:
+        """The next whole message, or None. What it is has to be checked yet."""
+        if not self.has_more:
+            return None
+        if self._ready is not None:
+            ready, self._ready = self._ready, None
+            self.has_more = False
+            return ready
+        try:
+            message = self._unpack()
+        except msgpack.OutOfData:
+            self.has_more = False
+            self._incomplete()
+            return None
+        except Exception as error:
+            raise broken(f"what it sends is not msgpack ({_words(error)})", error) from error
+        self._start = consumed = self._consumed()
+        self.has_more = consumed != self._fed
+        return message
+
+    def _incomplete(self) -> None:
+        """A message has begun and not ended: is it too long, or one with a large value?"""
+        have = self._fed - self._start
+        if have > self._limits.message:
+            raise broken(f"a message is longer than the {self._limits.message} bytes allowed")
+        chunk = memoryview(self._chunk)
+        begin = self._start - (self._fed - len(chunk))
+        if begin >= 0 and have >= LEAST:
+            found = _read_head(chunk[begin:])
+            if found is not None:
+                self._divert(found, chunk[begin:])
+
+    def _divert(self, large: _Large, data: memoryview) -> None:
+        """Receive the rest of a large value beside the codec."""
+        if large.size > self._limits.message:
+            raise broken(f"a message is longer than the {self._limits.message} bytes allowed")
+        body = data[large.offset :]
+        if len(body) < LEAST or len(body) >= large.size:
+            return
+        large.begin(body)
+        self._reset()  # it has swallowed the beginning
+        self._large = large
+        self.target = large.room()
+
+    def filled(self, size: int) -> None:
+        """So many bytes of the large value were received into `target`."""
+        large = self._large
+        assert large is not None
+        self.target = None
+        if large.received(size):
+            self._ready = large.message()
+            self._large = None
+            self.has_more = True
+        else:
+            self.target = large.room()
+
+
+class _Large:
+    """A message that ends in a large bytes value."""
+
+    __slots__ = ("_filled", "_parts", "_segment", "_total", "envelope", "offset", "size")
+
+    def __init__(self, envelope: list[Any], offset: int, size: int) -> None:
+        self.envelope = envelope
+        self.offset = offset
+        """Where the value's bytes begin, from the beginning of the message."""
+        self.size = size
+
+    def begin(self, body: memoryview) -> None:
+        """Take what has arrived, and make room for some of the rest."""
+        self._parts: list[Any] = [bytes(body)]
+        self._total = len(body)
+        self._add_segment(len(body) * TRUST)
+
+    def _add_segment(self, size: int) -> None:
+        """Room is added, never enlarged: asyncio looks into the old one while it tells us."""
+        self._segment = bytearray(min(size, self.size - self._total))
+        self._filled = 0
+        self._parts.append(self._segment)
+
+    def received(self, size: int) -> bool:
+        """Count what arrived; True when that was all."""
+        self._filled += size
+        self._total += size
+        if self._total == self.size:
+            return True
+        if self._filled == len(self._segment):
+            self._add_segment(self._total)  # it kept its word so far: as much again
+        return False
+
+    def room(self) -> memoryview:
+        """Where the next bytes belong."""
+        return memoryview(self._segment)[self._filled :]
+
+    def message(self) -> list[Any]:
+        """The whole message."""
+        value = b"".join(self._parts)
+        if self.envelope[0] == REQUEST:
+            return [*self.envelope, [value]]
+        return [*self.envelope, value]
+
+
+def _read_head(data: memoryview) -> _Large | None:
+    """Recognise `[0, id, method, [bin32…` and `[1, id, nil, bin32…`."""
+    head = bytes(data[:_LONGEST_HEAD])
+    if len(head) < 10 or head[0] != _FIXARRAY_4 or head[1] not in (REQUEST, RESPONSE):
+        return None
+    try:
+        at = 2
+        number = head[at]
+        at += 1
+        if number >= 0x80:
+            size = _UINT_SIZES[number]
+            number = int.from_bytes(head[at : at + size], "big")
+            at += size
+        envelope: list[Any] = [head[1], number]
+        if head[1] == REQUEST:
+            kind = head[at]
+            at += 1
+            if 0xA0 <= kind <= 0xBF:
+                size = kind & 0x1F
+            else:
+                width = _STR_SIZES[kind]
+                size = int.from_bytes(head[at : at + width], "big")
+                at += width
+            envelope.append(head[at : at + size].decode())
+            at += size
+            wanted = _FIXARRAY_1
+        else:
+            envelope.append(None)
+            wanted = _NIL
+        if head[at] != wanted or head[at + 1] != _BIN32 or len(head) < at + 6:
+            return None
+    except (IndexError, KeyError, UnicodeDecodeError):
+        return None
+    return _Large(envelope, at + 6, int.from_bytes(head[at + 2 : at + 6], "big"))
+
+
+class Encoder:
+    """Messages in, bytes out. Any number of threads may use one.
+
+    A peer that is not ours gets a datetime as text: what extension types do to strangers ranges from
+    nil to a closed connection.
+    """
+
+    def __init__(self, default: Callable[[Any], Any]) -> None:
+        self._default = default
+        self._ours = False
+        self._limit: int | None = None
+        self._noteworthy = KEPT_BUFFER
+        self._idle: list[Callable[[Any], bytes]] = []
+        """Packers that nobody uses now. None is ever shared: a value with code of its own (a subclass
+        of dict, a datetime with somebody's tzinfo) lets other threads run in the midst of packing,
+        and two messages would end up in one buffer."""
+
+    def address(self, *, ours: bool, limit: int | None) -> None:
+        """Who will read it: one of ours or a stranger, and the largest message it takes."""
+        self._ours = ours
+        self._limit = limit
+        self._noteworthy = KEPT_BUFFER if limit is None else min(KEPT_BUFFER, limit)
+        self._idle = []
+
+    def request(self, number: int, method: str, params: Any) -> Any:
+        """A request, ready to be queued."""
+        if len(params) == 1 and type(params[0]) in _BYTES and len(params[0]) >= LARGE:
+            head = b"\x94\x00" + self.encode(number) + self.encode(method) + b"\x91"
+            return self._with_body(head, params[0])
+        idle = self._idle
+        try:
+            pack = idle.pop()
+            data = pack((REQUEST, number, method, params))
+        except _UNPACKABLE:
+            return self.encode((REQUEST, number, method, params))
+        if len(data) > self._noteworthy:
+            return self._large(data)
+        idle.append(pack)
+        return data
+
+    def result(self, number: int, value: Any) -> Any:
+        """A response that succeeded, ready to be queued."""
+        if type(value) in _BYTES and len(value) >= LARGE:
+            return self._with_body(b"\x94\x01" + self.encode(number) + b"\xc0", value)
+        idle = self._idle
+        try:
+            pack = idle.pop()
+            data = pack((RESPONSE, number, None, value))
+        except _UNPACKABLE:
+            return self.encode((RESPONSE, number, None, value))
+        if len(data) > self._noteworthy:
+            return self._large(data)
+        idle.append(pack)
+        return data
+
+    def encode(self, message: Any) -> bytes:
+        """Anything.
+
+        Raises ValueError or TypeError for what cannot be packed, or is more than the peer takes.
+        """
+        idle = self._idle
+        try:
+            pack = idle.pop() if idle else self._packer(None)
+            data = pack(message)
+        except _UNPACKABLE:
+            return self._large(self._packer(self.default)(message))
+        if len(data) > self._noteworthy:
+            return self._large(data)
+        idle.append(pack)
+        return data
+
+    def default(self, value: Any) -> Any:
+        """The hook: what a value becomes that the packer does not know."""
+        if isinstance(value, datetime.datetime):
+            return writers.default(value) if self._ours else writers.plain_default(value)
+        return self._default(value)
+
+    def _packer(self, default: Callable[[Any], Any] | None) -> Callable[[Any], bytes]:
+        pack: Callable[[Any], bytes] = msgpack.Packer(
+            datetime=self._ours, unicode_errors="surrogateescape", default=default
+        ).pack
+        return pack
+
+    def _large(self, data: bytes) -> bytes:
+        """Its packer is not kept: the buffer would stay as large for ever."""
+        self._check(len(data))
+        return data
+
+    def _with_body(self, head: bytes, value: Any) -> tuple[bytes, memoryview]:
+        """The envelope with the first part of the value, and the rest as it is."""
+        body = memoryview(value)
+        if body.format != "B" or body.ndim != 1 or not body.c_contiguous:
+            body = memoryview(bytes(body))
+        self._check(len(head) + _BIN32_HEAD + len(body))
+        if len(body) > _LONGEST_BYTES:
+            raise ValueError(
+                f"{len(body)} bytes in one value; msgpack has room for {_LONGEST_BYTES}"
+            )
+        length = len(body).to_bytes(4, "big")
+        first = b"".join((head, b"\xc6", length, body[:TOGETHER]))
+        return first, body[TOGETHER:]
+
+    def _check(self, size: int) -> None:
+        if self._limit is not None and size > self._limit:
+            raise ValueError(
+                f"the message has {size} bytes, and the other side takes {self._limit} at most"
+            )
+
+
+_BYTES: Final = frozenset({bytes, bytearray, memoryview})
+_BIN32_HEAD: Final = 5
+_LONGEST_BYTES: Final = 2**32 - 1
+_UNPACKABLE: Final = (TypeError, OverflowError, ValueError, IndexError)
+"""How a packer says that it needs the hook, or that nothing will help; and that none is idle."""
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

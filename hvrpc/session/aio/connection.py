@@ -1,0 +1,481 @@
+"""One connection on an event loop.
+
+The socket was connected, or accepted, in blocking calls; the loop adopts it. What makes it fast:
+
+* bytes are received into a buffer of our own (`BufferedProtocol`): asyncio's plain protocol maps and
+  unmaps a quarter of a megabyte for each small message;
+* the first message of a loop's turn is written at once, what follows in the same turn is joined;
+* calls with the same timeout have no timer of their own: one look at intervals finds the late ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import sys
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Generic, cast
+
+from ...errors import ConnectionLost, HvrpcError, ProtocolError
+from ...sockets import Stream, causes
+from ..core import Call, CoreT, answers_size
+from ..state import Event, Heartbeat, Lifecycle, Verdict
+
+logger = logging.getLogger("hvrpc.session")
+
+CHUNK: Final = 64 * 1024
+"""Bytes received at once."""
+JOIN: Final = 64 * 1024
+"""Small messages are joined to writes of up to this size."""
+SLICE: Final = 0.01
+"""Seconds between looks, when closing, for what is not sent yet."""
+LOOK: Final = 0.25
+"""Seconds between looks for calls that are late and peers that are silent."""
+MAX_QUEUED: Final = 16 * 1024 * 1024
+"""Bytes that wait to be sent before we stop reading what would add to them."""
+MAX_QUEUED_ITEMS: Final = 4096
+"""The same as a number of messages, which can be counted at once."""
+MANY_ANSWERS: Final = 256
+"""Answers that are made before they are sent, at most."""
+STALLED_AFTER: Final = 30.0
+"""Seconds without progress after which a peer that does not read is given up."""
+
+
+class FutureCall(Call):
+    """A call that a coroutine waits for."""
+
+    __slots__ = ("future", "looks")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.wake = functools.partial(_settle, self.future)
+        self.looks = -1
+        """Looks after which it is late; -1 when it has a timer of its own, or none."""
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
+    """A core on a stream, driven by a loop."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        core: CoreT,
+        *,
+        heartbeat: Heartbeat | None = None,
+        watchful: bool = False,
+        on_end: Callable[[Connection[CoreT]], object] | None = None,
+    ) -> None:
+        self.stream = stream
+        self.core = core
+        self.life = Lifecycle()
+        self.life.happened(Event.OPENED)
+        self.ended = False
+        self._heartbeat = heartbeat
+        self._watchful = watchful
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._buffer, self._view = _receive_buffer(self._loop)
+        self._filling = False
+        self._corked = False
+        self._paused = False
+        self._progress = 0.0
+        self._unsent_then = 0
+        self._not_reading = False
+        self._room: list[asyncio.Future[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_every = LOOK if heartbeat is None else min(LOOK, heartbeat.dead_after / 12)
+        self._over = self._loop.create_future()
+        self._idle: asyncio.Future[None] | None = None
+
+    @classmethod
+    async def adopt(cls, stream: Stream, core: CoreT, **settings: Any) -> Connection[CoreT]:
+        """Put a connected stream on the running loop."""
+        connection = cls(stream, core, **settings)
+        await connection.put_on_loop()
+        return connection
+
+    async def put_on_loop(self) -> None:
+        """Hand the socket over to the loop, which calls us from now on."""
+        sock = self.stream.detach()
+        sock.setblocking(False)
+        try:
+            await self._loop.connect_accepted_socket(lambda: self, sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    # --- What the loop calls -------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        if self._watchful:
+            self.look_out()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        target = self.core.target
+        if target is not None:
+            self._filling = True
+            return target
+        self._filling = False
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat._heard = True
+        if self._filling:
+            self.core.filled(nbytes)
+            self._digest(None)
+        else:
+            self._digest(self._view[:nbytes])
+
+    def eof_received(self) -> bool:
+        self.end(None)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end(exc if isinstance(exc, OSError) else None)
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self._progress = self._loop.time()
+        self.look_out()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+        if not self._paused:
+            self._read_on()
+            room, self._room = self._room, []
+            for waiter in room:
+                _settle(waiter)
+
+    # --- Receiving -----------------------------------------------------------------------------
+
+    def _digest(self, data: memoryview | None) -> None:
+        core = self.core
+        take = core.take
+        serve = core.serve_async
+        queue = core.outgoing
+        try:
+            work = take(data)
+            while work is not None:
+                awaitable = serve(work)
+                if awaitable is not None:
+                    self._begin(work, awaitable)
+                # Answers that pile up, or are large, go out before more of them are made.
+                if queue and (len(queue) >= MANY_ANSWERS or type(queue[-1]) is tuple):
+                    self._flush()
+                    if self._paused and self._overfull():
+                        break
+                work = take()
+        except ProtocolError as error:
+            self._broken(error)
+            return
+        if queue:
+            self._flush()
+        if core.throttled or (self._paused and self._overfull()):
+            self._stop_reading()
+
+    def _begin(self, work: Any, awaitable: Awaitable[None]) -> None:
+        """Run a coroutine as a task; a quick one is over at once where Python can do that."""
+        task: asyncio.Task[None]
+        coroutine = cast(Any, awaitable)
+        if sys.version_info >= (3, 12):
+            task = asyncio.Task(coroutine, loop=self._loop, eager_start=True)
+            if task.done():
+                return
+        else:
+            task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        self.core.begun(work, task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("%s: a task failed", self.stream.peer, exc_info=task.exception())
+        if not self.ended:
+            self.push()
+            self._read_on()
+        if self._idle is not None and not self.core.busy:
+            _settle(self._idle)
+
+    def _stop_reading(self) -> None:
+        if not self._not_reading and self._transport is not None:
+            self._not_reading = True
+            self._transport.pause_reading()
+
+    def _read_on(self) -> None:
+        """Reading may go on, if it was stopped and there is room now."""
+        if not self._not_reading or self.ended or self.core.throttled:
+            return
+        if not (self._paused and self._overfull()):
+            self._not_reading = False
+            if self._transport is not None:
+                self._transport.resume_reading()
+            if self.core.has_more():
+                self._digest(None)
+
+    def _overfull(self) -> bool:
+        """Whether so many answers wait to be sent that reading on would only add to them.
+
+        Calls of our own do not count: reading adds none, and if both sides stopped reading because
+        of what they ask, neither would ever go on.
+        """
+        queue = self.core.outgoing
+        ours = list(self.core.calls())
+        if len(queue) - len(ours) > MAX_QUEUED_ITEMS:
+            return True
+        return answers_size(queue, ours) > MAX_QUEUED
+
+    # --- Sending -------------------------------------------------------------------------------
+
+    def push(self) -> None:
+        """Send what the core has queued: at once, or together with what follows in this turn."""
+        if not self._corked:
+            self._corked = True
+            self._loop.call_soon(self._uncork)
+            self._flush()
+
+    def _uncork(self) -> None:
+        self._corked = False
+        if self.core.outgoing:
+            self._flush()
+
+    def _flush(self) -> None:
+        queue = self.core.outgoing
+        transport = self._transport
+        if transport is None or self.ended:
+            return
+        while queue and not self._paused:
+            item = queue.popleft()
+            if type(item) is tuple:
+                for part in item:
+                    transport.write(part)
+            elif queue:
+                transport.write(b"".join(self._more(item)))
+            else:
+                transport.write(item)
+
+    def _more(self, first: Any) -> list[Any]:
+        """Small messages that can go out in one write with the first one."""
+        queue = self.core.outgoing
+        items = [first]
+        size = len(first)
+        while queue and size < JOIN and type(queue[0]) is not tuple:
+            size += len(queue[0])
+            items.append(queue.popleft())
+        return items
+
+    async def room(self) -> None:
+        """Wait until the other side takes what was sent to it."""
+        while self._paused and not self.ended:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._room.append(waiter)
+            await waiter
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a caller should wait for `room` before it adds to the queue."""
+        return self._paused
+
+    # --- Waiting for an answer -------------------------------------------------------------------
+
+    def make_call(self) -> FutureCall:
+        """A call that :meth:`wait` can wait for."""
+        return FutureCall(self._loop)
+
+    async def wait(self, call: FutureCall, limit: float | None, *, exact: bool) -> bool:
+        """Wait until a call is done; False when `limit` seconds passed first.
+
+        An exact limit has a timer; others are noticed at the next look.
+        """
+        if call.done:
+            return True
+        handle: asyncio.TimerHandle | None = None
+        if limit is not None:
+            if exact or limit < 8 * self._look_every:
+                handle = self._loop.call_later(limit, _settle, call.future)
+            else:
+                call.looks = int(limit / self._look_every) + 1
+        if self._timer is None:
+            self.look_out()
+        try:
+            await call.future
+        finally:
+            if handle is not None:
+                handle.cancel()
+        return call.done
+
+    def look_out(self) -> None:
+        """Begin to look, at intervals, for calls that are late and for a peer that is silent."""
+        if self._timer is None and not self.ended:
+            self._timer = self._loop.call_later(self._look_every, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self.ended:
+            return
+        for call in list(self.core.calls()):
+            looks = getattr(call, "looks", -1)
+            if looks > 0:
+                call.looks = looks - 1  # type: ignore[attr-defined]
+            elif looks == 0:
+                _settle(call.future)  # type: ignore[attr-defined]
+        now = self._loop.time()
+        if self._paused and self._stalled(now):
+            self.end(TimeoutError(f"the peer has read nothing for {STALLED_AFTER:g} s"))
+            return
+        if self._heartbeat is not None and (self._watchful or self.core.waiting):
+            verdict = self._heartbeat.due(now)
+            if verdict is Verdict.PING:
+                if self.core.ping():
+                    self.push()
+                else:
+                    self._heartbeat.heard()  # a stranger: it cannot be asked
+            elif verdict is Verdict.DEAD:
+                seconds = self._heartbeat.dead_after
+                self.end(TimeoutError(f"the peer gave no sign of life for {seconds:g} s"))
+                return
+        if self._watchful or self._paused or self.core.waiting:
+            self.look_out()
+
+    def _stalled(self, now: float) -> bool:
+        """Whether the peer has taken nothing for too long of what waits to be sent."""
+        waits = self._unsent()
+        if waits != self._unsent_then:
+            self._unsent_then = waits
+            self._progress = now
+        return now - self._progress > STALLED_AFTER
+
+    def _unsent(self) -> int:
+        """Bytes that the loop has taken from us and the system has not taken from the loop."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    # --- The end -------------------------------------------------------------------------------
+
+    async def drain(self, grace: float) -> bool:
+        """Say goodbye, finish what was taken, say the last word, and end.
+
+        False when something was left unfinished after `grace` seconds.
+        """
+        deadline = self._loop.time() + grace
+        self.core.goodbye()
+        self._flush()
+        finished = await self._wait_until_idle(deadline)
+        self.core.farewell()
+        self._flush()
+        await self._wait_until_sent(max(deadline, self._loop.time() + 0.1))
+        await self.close()
+        return finished
+
+    async def _wait_until_idle(self, deadline: float) -> bool:
+        while self.core.busy and not self.ended:
+            left = deadline - self._loop.time()
+            if left <= 0:
+                return False
+            self._idle = self._loop.create_future()
+            # Calls of ours end without telling; a task of the peer's tells.
+            await asyncio.wait([self._idle], timeout=min(left, 0.05))
+        return True
+
+    async def _wait_until_sent(self, deadline: float) -> None:
+        while (self.core.outgoing or self._unsent()) and not self.ended:
+            if self._loop.time() >= deadline:
+                return
+            await asyncio.sleep(SLICE)
+
+    async def close(self) -> None:
+        """End it, waiting a bounded time for the other side to end too."""
+        transport = self._transport
+        self.end(None)
+        if transport is not None and not self._over.done():
+            await asyncio.wait([self._over], timeout=self.stream.options.drain)
+            transport.abort()
+            await asyncio.wait([self._over], timeout=self.stream.options.drain)
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.stream.options.drain)
+
+    def end(self, cause: OSError | HvrpcError | None) -> None:
+        """The connection is over. Every call on it ends now; may be called twice."""
+        if self.ended:
+            return
+        self.ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        orderly = cause is None and not self.core.waiting
+        self.life.happened(Event.FINISHED if orderly else Event.GONE)
+        self.core.fail(None if orderly else self._explain(cause))
+        transport = self._transport
+        if transport is not None:
+            if cause is not None:
+                transport.abort()
+            elif transport.can_write_eof() and not transport.is_closing():
+                transport.write_eof()
+            else:
+                transport.close()
+        for waiter in self._room:
+            _settle(waiter)
+        self._room.clear()
+        if self._idle is not None:
+            _settle(self._idle)
+        if self._on_end is not None:
+            self._on_end(self)
+
+    def _explain(self, cause: OSError | HvrpcError | None) -> HvrpcError:
+        if isinstance(cause, HvrpcError):
+            return cause
+        if cause is None:
+            problem = "the connection ended before the answer came"
+        elif isinstance(cause, TimeoutError):
+            problem = str(cause)
+        else:
+            problem = causes.meaning_of(cause, causes.RECEIVE, self.stream.family).cause
+        lost = ConnectionLost(problem, address=str(self.stream.address))
+        lost.__cause__ = cause
+        return lost
+
+    def _broken(self, error: ProtocolError) -> None:
+        logger.warning("%s: %s: closing the connection", self.stream.peer, error)
+        self._flush()
+        self.end(error)
+
+
+_buffers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[bytearray, memoryview]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _receive_buffer(loop: asyncio.AbstractEventLoop) -> tuple[bytearray, memoryview]:
+    """One buffer for all connections of a loop, so that ten thousand idle ones need no gigabyte.
+
+    Between `get_buffer` and `buffer_updated` nothing else runs, except on Windows' proactor loop:
+    there a receive that waits holds its buffer, so every connection has its own.
+    """
+    if sys.platform == "win32":
+        return _new_buffer()
+    found = _buffers.get(loop)
+    if found is None:
+        found = _buffers[loop] = _new_buffer()
+    return found
+
+
+def _new_buffer() -> tuple[bytearray, memoryview]:
+    buffer = bytearray(CHUNK)
+    return buffer, memoryview(buffer)

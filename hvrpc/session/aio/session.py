@@ -1,0 +1,265 @@
+"""A client's connection: opened when needed, opened again when lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from ... import sockets
+from ...addresses import Address
+from ...errors import (
+    CallError,
+    ConnectionLost,
+    DeadlineExceeded,
+    HvrpcError,
+    Outcome,
+    SessionClosed,
+)
+from ...sockets import Options, Stream
+from ..core import CoreT
+from ..opening import Policy
+from ..repeating import may_repeat, pause
+from ..state import Event, Heartbeat
+from ..threads.session import VALIDATE_WITHIN
+from .connection import Connection
+
+logger = logging.getLogger("hvrpc.session")
+
+T = TypeVar("T")
+
+
+class Session(Generic[CoreT]):
+    """Holds one connection to an address and replaces it when it is lost. Belongs to one loop."""
+
+    def __init__(
+        self,
+        address: Address,
+        make_core: Callable[[Stream], CoreT],
+        *,
+        policy: Policy,
+        options: Options = sockets.DEFAULT,
+        connect_timeout: float = sockets.DEFAULT_TIMEOUT,
+        dead_after: float = Heartbeat.DEAD_AFTER,
+        watch_idle: bool = False,
+    ) -> None:
+        self.address = address
+        self.current: Connection[CoreT] | None = None
+        self.opened = 0
+        """How many connections there have been."""
+        self._make_core = make_core
+        self._policy = policy
+        self._options = options
+        self._connect_timeout = connect_timeout
+        self._dead_after = dead_after
+        self._watch_idle = watch_idle
+        self._opening = asyncio.Lock()
+        self._closing = asyncio.Event()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._leaving: list[Connection[CoreT]] = []
+        """Connections that take no more calls, and may still have some under way."""
+
+    # --- The connection ------------------------------------------------------------------------
+
+    def ready(self) -> Connection[CoreT] | None:
+        """The connection, if it can be used at once."""
+        current = self.current
+        if current is not None and not current.ended and not current.core.draining:
+            return current
+        return None
+
+    async def connection(self, deadline: float | None) -> Connection[CoreT]:
+        """The connection to use now. Opens one if there is none, within the deadline."""
+        await self._my_turn_to_open(deadline)
+        try:
+            current = self.ready()
+            if current is not None:
+                return current
+            self._check_open()
+            if self.current is not None:
+                self._let_go(self.current)
+            fresh = await self._unless_closed(
+                self._policy.open_async(
+                    self.address, deadline, lambda: self._attempt(deadline), self._sleep
+                )
+            )
+            self.opened += 1
+            self.current = fresh
+            return fresh
+        finally:
+            self._opening.release()
+
+    async def _my_turn_to_open(self, deadline: float | None) -> None:
+        """One task opens for all, and none waits for it beyond its own deadline."""
+        left = None if deadline is None else max(deadline - time.monotonic(), 0)
+        try:
+            async with asyncio.timeout(left):
+                await self._opening.acquire()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "another task was still opening the connection",
+                address=str(self.address),
+                outcome=Outcome.NOT_SENT,
+            ) from None
+
+    async def _unless_closed(self, opening: Coroutine[Any, Any, T]) -> T:
+        """Give up opening when the session is closed meanwhile."""
+        attempt = asyncio.ensure_future(opening)
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait((attempt, closing), return_when=asyncio.FIRST_COMPLETED)
+            if not attempt.done():
+                self._check_open()
+            return await attempt
+        finally:
+            for task in (attempt, closing):
+                task.cancel()
+            await asyncio.wait((attempt, closing))
+
+    async def _attempt(self, deadline: float | None) -> Connection[CoreT]:
+        """Connect, and have the other side prove that it is there."""
+        left = self._connect_timeout
+        if deadline is not None:
+            left = min(left, max(deadline - time.monotonic(), 0.001))
+        stream = await self._connect(left)
+        try:
+            connection: Connection[CoreT] = await Connection.adopt(
+                stream,
+                self._make_core(stream),
+                heartbeat=Heartbeat(self._dead_after),
+                watchful=self._watch_idle,
+            )
+        except BaseException:
+            stream.abort()
+            raise
+        try:
+            await self._validate(connection, deadline)
+        except BaseException:
+            connection.end(ConnectionAbortedError("given up"))
+            raise
+        return connection
+
+    async def _connect(self, within: float) -> Stream:
+        """Connect in a thread: Windows' proactor loop cannot connect a Hyper-V socket."""
+        loop = asyncio.get_running_loop()
+        connected: asyncio.Future[Stream] = loop.create_future()
+
+        def settle(stream: Stream | None, error: BaseException | None) -> None:
+            if connected.done():  # cancelled: nobody wants it any more
+                if stream is not None:
+                    stream.abort()
+            elif stream is not None:
+                connected.set_result(stream)
+            elif error is not None:
+                connected.set_exception(error)
+
+        def connect() -> None:
+            stream: Stream | None = None
+            failure: BaseException | None = None
+            try:
+                stream = sockets.connect(self.address, timeout=within, options=self._options)
+            except BaseException as error:
+                failure = error
+            try:
+                loop.call_soon_threadsafe(settle, stream, failure)
+            except RuntimeError:  # the loop is closed
+                if stream is not None:
+                    stream.abort()
+
+        # Not the loop's executor: closing the loop would wait until nobody has answered.
+        threading.Thread(target=connect, name="hvrpc-connect", daemon=True).start()
+        return await connected
+
+    async def _validate(self, connection: Connection[CoreT], deadline: float | None) -> None:
+        hello = connection.make_call()
+        if not connection.core.open(hello):
+            connection.push()
+            connection.life.happened(Event.PROVEN)
+            return
+        connection.push()
+        within = VALIDATE_WITHIN
+        if deadline is not None:
+            within = min(within, max(deadline - time.monotonic(), 0.001))
+        if not await connection.wait(hello, within, exact=True):
+            raise ConnectionLost(
+                "connected, but the other side says nothing",
+                address=str(self.address),
+                outcome=Outcome.NOT_SENT,
+                remedy="check that it speaks this protocol, and that its VM is not paused",
+            )
+        if hello.failure is not None:
+            if isinstance(hello.failure, CallError):
+                hello.failure.outcome = Outcome.NOT_SENT
+            raise hello.failure
+        connection.core.opened(hello)
+        connection.life.happened(Event.PROVEN)
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        except TimeoutError:
+            return
+        self._check_open()
+
+    def retire(self, connection: Connection[CoreT]) -> None:
+        """Close a connection that takes no more calls, once its own are finished."""
+        if connection.core.draining and not connection.core.waiting and not connection.ended:
+            task = asyncio.get_running_loop().create_task(connection.close())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    def _let_go(self, connection: Connection[CoreT]) -> None:
+        """It takes no more calls. Whoever finishes the last of its calls closes it, or the end does:
+        a call may have been given up, and then nobody looks."""
+        self._leaving = [old for old in self._leaving if not old.ended]
+        self._leaving.append(connection)
+        self.retire(connection)
+
+    # --- Calls that failed -----------------------------------------------------------------------
+
+    async def repeat(
+        self, failure: HvrpcError, repetition: int, deadline: float | None, *, idempotent: bool
+    ) -> bool:
+        """Whether to make a failed call again. Waits as long as it should be waited before."""
+        if self._closing.is_set() or not may_repeat(failure, idempotent=idempotent):
+            return False
+        seconds = pause(repetition)
+        if deadline is not None and time.monotonic() + seconds >= deadline:
+            return False
+        logger.info("%s: repeating a call: %s", self.address, failure)
+        if seconds:
+            await self._sleep(seconds)
+        return not self._closing.is_set()
+
+    # --- The end -------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closing.is_set()
+
+    async def close(self, grace: float) -> None:
+        """Wait for calls under way, at most `grace` seconds, then say goodbye and close."""
+        self._closing.set()
+        async with self._opening:
+            current = self.current
+        leaving = [old for old in self._leaving if not old.ended]
+        if current is not None and not current.ended:
+            leaving.append(current)
+        elif current is not None:
+            await current.close()
+        await asyncio.gather(*(connection.drain(grace) for connection in leaving))
+        if self._retiring:
+            await asyncio.wait(list(self._retiring))
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise SessionClosed(
+                "the client is closed",
+                address=str(self.address),
+                outcome=Outcome.NOT_SENT,
+                remedy="open a new one",
+            )

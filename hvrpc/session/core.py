@@ -1,0 +1,161 @@
+"""What a protocol owes to the drivers, and the drivers to a protocol.
+
+A protocol is a *core*: it turns received bytes into finished calls and into work, and calls into
+bytes to send. It does no I/O, owns no thread and reads no clock. A driver owns the socket, the
+locks or the loop, and the timers. Any core runs on any driver, so reconnecting, heartbeats and
+draining exist once.
+
+Who may call what, when several threads share a connection: `filled` and `take` are called by
+the one that leads (reads); everything else by anybody, at any time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import HvrpcError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class Call:
+    """A call that waits for its answer.
+
+    `wake` is how a driver learns that it is done: None while the waiting thread reads by itself.
+    """
+
+    # Defaults of the class, and no constructor: one is made for every call.
+    done: bool = False
+    value: Any = None
+    error: Any = None
+    """What the other side answered instead of a value."""
+    failure: HvrpcError | None = None
+    """Why there is no answer."""
+    key: Any = None
+    """By which name the core knows it."""
+    item: object = None
+    """What was queued to be sent for it: while it is in the queue, nothing has been sent."""
+    wake: Callable[[], object] | None = None
+
+    def fail(self, failure: HvrpcError) -> None:
+        """End it without an answer."""
+        if not self.done:
+            self.failure = failure
+            self.done = True
+            if self.wake is not None:
+                self.wake()
+
+
+class Core(ABC):
+    """A protocol on one connection."""
+
+    outgoing: deque[Any]
+    """What must be sent, in order: bytes, or a tuple of buffers that belong together. Appending and
+    taking are atomic, so no lock guards it."""
+
+    target: memoryview | None = None
+    """Where the next bytes shall be received, when the core wants them in a place of its own (the
+    body of a large message): the driver fills it and calls `filled`, then `take` without bytes."""
+
+    draining: bool = False
+    """Whether one of the two has said goodbye: no new calls on this connection."""
+
+    # --- Receiving -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def filled(self, size: int) -> None:
+        """So many bytes were received into `target`."""
+
+    @abstractmethod
+    def take(self, data: Buffer | None = None) -> Any | None:
+        """Digest received bytes, and what was left of earlier ones: finish calls, answer what the protocol itself asks, and return the
+        next piece of work for the user's code; None when nothing is left, or while `throttled`.
+
+        Raises :class:`hvrpc.ProtocolError` when the peer broke the protocol.
+        """
+
+    @abstractmethod
+    def has_more(self) -> bool:
+        """Whether there are bytes that `take` has not come to yet."""
+
+    @property
+    def throttled(self) -> bool:
+        """Whether so much work is under way that no more is taken for the moment."""
+        return False
+
+    # --- The user's code -----------------------------------------------------------------------
+
+    @abstractmethod
+    def serve(self, work: Any) -> None:
+        """Run it on this thread, and queue the answer. Never raises, whatever the user's code does."""
+
+    @abstractmethod
+    def serve_async(self, work: Any) -> Awaitable[None] | None:
+        """Run it, and queue the answer. What it returns, if anything, has to be awaited."""
+
+    # --- The life of the connection --------------------------------------------------------------
+
+    def begun(self, work: Any, task: Any) -> None:
+        """What `serve_async` returned is a task now; its `cancel()` ends it."""
+
+    @abstractmethod
+    def open(self, first: Call) -> bool:
+        """Queue what is sent first. True when the peer proves itself by finishing `first`; False
+        when there is nothing to wait for."""
+
+    def opened(self, first: Call) -> None:
+        """The first call was answered, with whatever: learn from it who is there."""
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether calls wait for answers, or work is under way."""
+
+    @property
+    @abstractmethod
+    def waiting(self) -> bool:
+        """Whether calls of ours wait for answers."""
+
+    def calls(self) -> Iterable[Call]:
+        """The calls of ours that wait for answers."""
+        return ()
+
+    @abstractmethod
+    def ping(self) -> bool:
+        """Queue a question that a live peer answers at once; False if this peer would not."""
+
+    @abstractmethod
+    def goodbye(self) -> None:
+        """Say that no new calls are taken, or made, from now on."""
+
+    @abstractmethod
+    def farewell(self) -> None:
+        """Say the last word: what was not finished. Nothing follows but the end."""
+
+    @abstractmethod
+    def fail(self, error: HvrpcError | None) -> None:
+        """The connection is over: end every call, each knowing whether it may have run.
+
+        None: it ended in good order.
+        """
+
+
+CoreT = TypeVar("CoreT", bound=Core)
+
+
+def answers_size(queue: Iterable[Any], ours: Iterable[Call]) -> int:
+    """Bytes that are queued besides calls of our own, and besides the rest of what is being sent."""
+    requests = {id(call.item) for call in ours}
+    return sum(
+        _size(item)
+        for item in list(queue)
+        if id(item) not in requests and type(item) is not memoryview
+    )
+
+
+def _size(item: Any) -> int:
+    return sum(map(len, item)) if type(item) is tuple else len(item)

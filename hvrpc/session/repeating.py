@@ -1,0 +1,33 @@
+"""When a call that failed is tried again, on another connection."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from ..errors import CallError, ConnectionLost, HvrpcError, Outcome, SessionClosed
+from .opening import FIRST_WAIT, LONGEST_WAIT
+
+FREE: Final = 1
+"""Repetitions without a wait: the usual case is one connection that has died of old age."""
+
+
+def may_repeat(failure: HvrpcError, *, idempotent: bool) -> bool:
+    """Whether the call can be made again without ever being carried out twice.
+
+    Certainly not carried out: yes. Perhaps carried out: only if its owner says that twice does no
+    harm, and only when it was the connection that failed.
+    """
+    if isinstance(failure, SessionClosed) or not isinstance(failure, CallError):
+        return False
+    if failure.outcome is Outcome.NOT_SENT:
+        return isinstance(failure, ConnectionLost)
+    return idempotent and isinstance(failure, ConnectionLost)
+
+
+def pause(repetition: int) -> float:
+    """Seconds to wait before the n-th repetition (from 1 on)."""
+    if repetition <= FREE:
+        return 0.0
+    longest: float = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (repetition - FREE))
+    return random.uniform(0, longest)

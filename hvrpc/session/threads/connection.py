@@ -1,0 +1,798 @@
+"""One connection, any number of threads, nobody in between.
+
+**Who waits, reads.** There is no reader thread: the thread that waits for an answer reads the socket
+itself and finishes other threads' calls on the way (it *leads*); the rest sleep and are woken when
+they are done, or when the lead falls vacant. A hand-over between threads costs about as much as the
+whole call, so a lone caller pays for none.
+
+Three rules keep this right; each was broken once, somewhere, and showed as a stall:
+
+* a follower puts itself on the list *first*, then looks whether it is done, then tries to lead, and
+  sleeps only then;
+* a leader that leaves gives up the lead *first*, then wakes one follower;
+* a follower that wakes up and is done already passes the wake-up on, if nobody leads.
+
+**Nothing blocks while it holds a lock.** Sending never waits: what the socket does not take at once
+stays queued, and whoever needs it sent waits for room *and* reads meanwhile. Two peers that send each
+other 64 MiB at the same time therefore both get through.
+
+**User code may block.** A connection's thread runs a handler itself, with the lead put down. Should the
+handler take longer than a moment (`watch.PATIENCE`) while there is more to read, another thread takes over the reading
+(as Go's scheduler does for blocking system calls), and the first one ends when its handler does.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from _thread import LockType, allocate_lock
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Generic
+
+from ...errors import ConnectionLost, HvrpcError, ProtocolError
+from ...sockets import Stream, causes
+from ..core import Call, CoreT, answers_size
+from ..state import Event, Heartbeat, Lifecycle, Verdict
+from .io import FOREVER, SEND_NOW, Io
+from .watch import watch
+
+logger = logging.getLogger("hvrpc.session")
+
+CHUNK: Final = 64 * 1024
+"""Bytes received at once. From 128 KiB on the C library maps and unmaps memory for each receive,
+which costs more than the receive."""
+JOIN: Final = 64 * 1024
+"""Small messages are joined to writes of up to this size."""
+SLICE: Final = 0.02
+"""Seconds after which somebody who waits for room to send looks whether nobody reads any more."""
+STALLED_AFTER: Final = 30.0
+"""Seconds without progress after which a peer that does not read is given up."""
+MAX_QUEUED: Final = 16 * 1024 * 1024
+"""Bytes that wait to be sent before we stop reading what would add to them: a peer that asks and
+never reads the answers cannot grow our memory."""
+MAX_QUEUED_ITEMS: Final = 4096
+"""The same as a number of messages, which can be counted at once."""
+MANY_ANSWERS: Final = 256
+"""Answers that are made before they are sent, at most."""
+RESTED_DRAIN: Final = 0.1
+"""Seconds that closing waits for the other side when nothing was under way."""
+
+
+class Connection(Generic[CoreT]):
+    """A core on a stream, shared by threads."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        core: CoreT,
+        *,
+        heartbeat: Heartbeat | None = None,
+        watchful: bool = False,
+        on_end: Callable[[Connection[CoreT]], object] | None = None,
+    ) -> None:
+        self.stream = stream
+        self.core = core
+        self.life = Lifecycle()
+        self.life.happened(Event.OPENED)
+        self.ended = False
+        self.used_at = 0.0
+        """When the last call began: what has rested for a while is looked at before it is used."""
+        self.stopping = False
+        self.serving = 0
+        """The number of the handler that the reading thread runs; 0 while it runs none."""
+        self._heartbeat = heartbeat
+        self._watchful = watchful
+        self._on_end = on_end
+        self._io = Io(stream.socket)
+        self._recv = self._io.recv
+        self._send = self._io.send
+        self._queue = core.outgoing
+        self._lead = allocate_lock()
+        self._writer = allocate_lock()
+        self._state = threading.Lock()
+        self._waiters: dict[Call, LockType] = {}
+        self._rest: memoryview | None = None
+        self._blocked = False
+        self._progress = 0.0
+        self._reader: object = None
+        self._turn: LockType | None = None
+        """Wakes the serving thread while it waits for the lead, or for work that is passed on."""
+        self._overflow = False
+        """Whether nothing more is run until the peer has taken some answers."""
+        self._handled = 0
+        self._backlog: deque[Any] = deque()
+        self._handler_done = threading.Event()
+        self._disposed = False
+        self._over = threading.Event()
+        if heartbeat is not None:
+            self._io.set_tick(heartbeat.interval)
+
+    # --- Sending -------------------------------------------------------------------------------
+
+    def push(self) -> bool:
+        """Send what the core has queued, as far as the socket takes it at once.
+
+        Never waits. False when something is left that nobody is sending.
+        """
+        queue = self._queue
+        try:
+            while self._writer.acquire(False):
+                failed: OSError | None = None
+                done = True
+                try:
+                    done = self._send_queued()
+                except OSError as error:
+                    failed = error
+                finally:
+                    self._writer.release()
+                if failed is not None:
+                    self.end(failed)
+                    return True
+                # Somebody may have queued more between our last look and the release, and have
+                # seen that we were sending.
+                if not done or not queue:
+                    return done
+        except BaseException as error:
+            # It may have struck between the queue and the kernel: half a message may be missing.
+            self._interrupted(error)
+            raise
+        return True
+
+    def _send_queued(self) -> bool:
+        queue = self._queue
+        send = self._send
+        items: list[Any] = []
+        try:
+            while True:
+                rest = self._rest
+                if rest is not None:
+                    sent = send(rest, SEND_NOW)
+                    self._progress = time.monotonic()
+                    if sent < len(rest):
+                        self._rest = rest[sent:]
+                        self._blocked = True
+                        return False
+                    self._rest = None
+                if not queue:
+                    self._blocked = False
+                    return True
+                item = queue.popleft()
+                items = [item]
+                if type(item) is tuple:
+                    head, *bodies = item
+                    data = head
+                    for body in reversed(bodies):
+                        queue.appendleft(memoryview(body))
+                else:
+                    if queue:
+                        items = self._more(item)
+                        data = items[0] if len(items) == 1 else b"".join(items)
+                    else:
+                        data = item
+                sent = send(data, SEND_NOW)
+                items = []
+                if sent != len(data):
+                    self._rest = memoryview(data)[sent:]
+        except BlockingIOError:
+            self._put_back(items)
+            if not self._blocked:
+                self._progress = time.monotonic()
+                self._blocked = True
+            return False
+        except OSError:
+            self._put_back(items)
+            raise
+
+    def _more(self, first: Any) -> list[Any]:
+        """Small messages that can go out in one write with the first one."""
+        queue = self.core.outgoing
+        items = [first]
+        size = len(first)
+        while queue and size < JOIN and type(queue[0]) is not tuple:
+            size += len(queue[0])
+            items.append(queue.popleft())
+        return items
+
+    def _put_back(self, items: list[Any]) -> None:
+        """What was not sent goes back to the head of the queue, where it counts as not sent."""
+        queue = self.core.outgoing
+        for item in reversed(items):
+            if type(item) is tuple:
+                for _ in item[1:]:
+                    queue.popleft()
+            queue.appendleft(item)
+
+    def flush(self, deadline: float | None = None) -> bool:
+        """Send all that is queued, reading meanwhile if nobody else does. False if time ran out."""
+        while not self.push() and not self.ended:
+            if self._blocked and not self._make_room(deadline):
+                return False
+        self._handler_done.set()
+        return True
+
+    def _make_room(self, deadline: float | None) -> bool:
+        """Wait until the socket takes more. Reads what arrives, so that the peer can go on too."""
+        now = time.monotonic()
+        if deadline is not None and now >= deadline:
+            return False
+        if now - self._progress > STALLED_AFTER:
+            self.end(TimeoutError(f"the peer has read nothing for {STALLED_AFTER:g} s"))
+            return True
+        seconds = SLICE if deadline is None else min(SLICE, deadline - now)
+        if self._lead.acquire(False):
+            try:
+                readable, writable = self._io.wait(readable=True, writable=True, seconds=seconds)
+                if readable and not writable:
+                    self._receive()
+            finally:
+                self._give_up_lead()
+        else:
+            self._io.wait(readable=False, writable=True, seconds=seconds)
+        return True
+
+    # --- Waiting for an answer -------------------------------------------------------------------
+
+    def wait(self, call: Call, deadline: float | None) -> bool:
+        """Wait until a call is done; False when the deadline came first."""
+        following = False
+        try:
+            while not call.done:
+                if self._blocked:
+                    # One step at a time: what keeps the line busy need not be this call.
+                    if not self.push() and not self._make_room(deadline):
+                        return False
+                elif self._lead.acquire(False):
+                    if not self._lead_until(call, deadline):
+                        return False
+                else:
+                    following = True
+                    if not self._follow(call, deadline):
+                        return False
+                    following = False
+        except BaseException as error:
+            if not following:  # sleeping does no harm, sending and reading half-way does
+                self._interrupted(error)
+            raise
+        return True
+
+    def _lead_until(self, call: Call, deadline: float | None) -> bool:
+        """Read for everybody until one's own call is done. The lead is held, and is given up."""
+        core = self.core
+        recv = self._recv
+        queue = self._queue
+        heartbeat = self._heartbeat
+        try:
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left < self._io.tick:
+                    self._io.set_tick(max(left, 0.001))
+            while not call.done:
+                if core.target is not None or self._blocked:
+                    self._receive()
+                else:
+                    try:
+                        data = recv(CHUNK)
+                    except BlockingIOError:
+                        if not self._silence(deadline):
+                            return False
+                        continue
+                    except OSError as error:
+                        self.end(error)
+                        return True
+                    if not data:
+                        self.end(None)
+                        return True
+                    if heartbeat is not None:
+                        heartbeat._heard = True
+                    try:
+                        work = core.take(data)
+                    except ProtocolError as error:
+                        self._broken(error)
+                        return True
+                    if work is not None:
+                        self._pass_on(work)
+                        self._digest()
+                    elif queue:
+                        self.push()
+                if deadline is not None and not call.done and time.monotonic() >= deadline:
+                    return False
+            return True
+        except BaseException as error:
+            # An interrupt may have struck between the kernel and the core: bytes may be missing.
+            self._interrupted(error)
+            raise
+        finally:
+            self._give_up_lead()
+
+    def _follow(self, call: Call, deadline: float | None) -> bool:
+        """Sleep while another thread reads. Returns when done, when leading is possible, or late."""
+        asleep = allocate_lock()
+        asleep.acquire()
+        call.wake = _Alarm(asleep)
+        self._waiters[call] = asleep
+        try:
+            while not call.done:
+                if not self._lead.locked():
+                    return True
+                left = -1.0 if deadline is None else deadline - time.monotonic()
+                if deadline is not None and left <= 0:
+                    return False
+                asleep.acquire(True, left)
+            return True
+        finally:
+            self._waiters.pop(call, None)
+            # Whether done, late or interrupted: the wake-up may have been meant as "lead now".
+            if self._waiters and not self._lead.locked():
+                self._promote()
+
+    def _give_up_lead(self) -> None:
+        self._lead.release()
+        if self._waiters:
+            self._promote()
+        if self.ended:
+            self._dispose()
+
+    def _promote(self) -> None:
+        """Wake one follower: it will find the lead vacant."""
+        while self._waiters:
+            try:
+                asleep = next(iter(self._waiters.values()))
+            except (RuntimeError, StopIteration):
+                continue  # the list changed under us
+            _release(asleep)
+            return
+
+    # --- Receiving: the lead is held -------------------------------------------------------------
+
+    def _receive(self) -> None:
+        """Receive once, wherever the core wants it, waiting at most one tick."""
+        core = self.core
+        data: bytes | None = None
+        try:
+            if self._blocked and not self._wait_for_either():
+                return
+            if core.target is not None:
+                size = self._io.recv_into(core.target)
+                if size:
+                    core.filled(size)
+            else:
+                data = self._recv(CHUNK)
+                size = len(data)
+        except BlockingIOError:
+            self._silence(None)
+            return
+        except OSError as error:
+            self.end(error)
+            return
+        if not size:
+            self.end(None)
+            return
+        if self._heartbeat is not None:
+            self._heartbeat.heard()
+        self._digest(data)
+
+    def _wait_for_either(self) -> bool:
+        """Something waits to be sent: wait for room, and for bytes if more may be taken in."""
+        more = not self._overfull()
+        readable, writable = self._io.wait(
+            readable=more, writable=True, seconds=min(self._io.tick, SLICE)
+        )
+        if writable:
+            self.push()
+        elif time.monotonic() - self._progress > STALLED_AFTER:
+            self.end(TimeoutError(f"the peer has read nothing for {STALLED_AFTER:g} s"))
+        return readable and more and not self.ended
+
+    def _overfull(self) -> bool:
+        """Whether so many answers wait to be sent that reading on would only add to them.
+
+        Calls of our own do not count: reading adds none, and if both sides stopped reading because
+        of what they ask, neither would ever go on.
+        """
+        queue = self.core.outgoing
+        ours = list(self.core.calls())
+        if len(queue) - len(ours) > MAX_QUEUED_ITEMS or len(self._backlog) > MAX_QUEUED_ITEMS:
+            return True
+        if self._reader is None:
+            return False  # whoever serves nothing answers nothing that is large
+        return answers_size(queue, ours) > MAX_QUEUED
+
+    def _digest(self, data: bytes | None = None) -> None:
+        """Let the core work through what arrived. Work for user code is left to a serving thread."""
+        core = self.core
+        try:
+            work = core.take(data)
+            while work is not None:
+                self._pass_on(work)
+                work = core.take()
+        except ProtocolError as error:
+            self._broken(error)
+            return
+        if core.outgoing:
+            self.push()
+
+    def _pass_on(self, work: Any) -> None:
+        """Leave it to the thread that serves this connection."""
+        self._backlog.append(work)
+        turn = self._turn
+        if turn is not None:
+            _release(turn)
+
+    def _silence(self, deadline: float | None) -> bool:
+        """A receive ended without a byte. False when the deadline has come."""
+        now = time.monotonic()
+        # Never longer than a heartbeat: whoever waits next relies on it.
+        tick = FOREVER if self._heartbeat is None else self._heartbeat.interval
+        if self._heartbeat is not None and (self._watchful or self.core.waiting):
+            verdict = self._heartbeat.due(now, self._io.tick)
+            if verdict is Verdict.PING:
+                if self.core.ping():
+                    self.push()
+                    verdict = self._heartbeat.due(now)
+                else:
+                    self._heartbeat.heard()  # a stranger: it cannot be asked
+            if verdict is Verdict.DEAD:
+                self.end(
+                    TimeoutError(
+                        f"the peer gave no sign of life for {self._heartbeat.dead_after:g} s"
+                    )
+                )
+                return True
+            if not isinstance(verdict, Verdict):
+                tick = verdict.seconds
+        if deadline is not None:
+            if now >= deadline:
+                return False
+            tick = min(tick, deadline - now)
+        self._io.set_tick(max(tick, 0.001))
+        return True
+
+    def refresh(self) -> None:
+        """Take in what arrived while nobody was reading: a goodbye, or the end."""
+        if not self._lead.acquire(False):
+            return
+        try:
+            while not self.ended and self._io.wait(readable=True, writable=False, seconds=0)[0]:
+                self._receive()
+                if self._blocked:
+                    return  # whoever waits for an answer sees to it
+        except BaseException as error:
+            self._interrupted(error)
+            raise
+        finally:
+            self._give_up_lead()
+
+    # --- Serving: a thread of the connection's own ---------------------------------------------
+
+    def serve(self) -> None:
+        """Read, and run what the peer asks for, until the connection ends."""
+        self._reader = me = object()
+        watch.add(self)
+        self._serve_on(me, leading=False)
+
+    def _serve_on(self, me: object, leading: bool) -> None:
+        """The same for a thread that takes over. It may have been given the lead."""
+        try:
+            if leading or self._return_to_lead(me):
+                self._serve_as(me)
+        finally:
+            if self._reader is me:
+                watch.discard(self)
+
+    def _serve_as(self, me: object) -> None:
+        """The reading loop. The lead is held at the top of each turn."""
+        core = self.core
+        queue = self._queue
+        leading = True
+        data: bytes | None = None
+        try:
+            while not self.ended:
+                if not self._run_work(me, data):
+                    leading = False
+                    return
+                data = None
+                if queue:
+                    self.push()
+                if self._overflow:
+                    self._wait_for_room()
+                    continue
+                if core.throttled:
+                    self._wait_for_handler()
+                    continue
+                if core.target is not None or self._blocked:
+                    self._receive()
+                    continue
+                try:
+                    data = self._recv(CHUNK)
+                except BlockingIOError:
+                    self._silence(None)
+                    continue
+                except OSError as error:
+                    self.end(error)
+                    return
+                if not data:
+                    self.end(None)
+                    return
+                if self._heartbeat is not None:
+                    self._heartbeat._heard = True
+        except BaseException as error:
+            self._interrupted(error)
+            raise
+        finally:
+            if leading:
+                self._give_up_lead()
+
+    def _run_work(self, me: object, data: bytes | None) -> bool:
+        """Run what has arrived, with the lead put down meanwhile. False: somebody else reads now."""
+        core = self.core
+        take = core.take
+        serve = core.serve
+        lead = self._lead
+        backlog = self._backlog
+        queue = self._queue
+        while not self.ended:
+            try:
+                if data is not None:
+                    work = take(data)
+                    data = None
+                elif backlog:
+                    work = backlog.popleft()
+                else:
+                    work = take()
+            except ProtocolError as error:
+                self._broken(error)
+                return True
+            if work is None:
+                return True
+            self._handled = self.serving = self._handled + 1
+            if watch.asleep:
+                watch.wake()
+            lead.release()
+            if self._waiters:
+                self._promote()
+            serve(work)
+            if self.stopping:
+                self._handler_done.set()
+            if not lead.acquire(False):
+                if not self._return_to_lead(me):
+                    return False
+            elif self._reader is not me:
+                self._give_up_lead()
+                return False
+            self.serving = 0
+            # Answers that pile up, or are large, go out before more of them are made.
+            if queue and (len(queue) >= MANY_ANSWERS or type(queue[-1]) is tuple):
+                self.push()
+                if self._blocked and self._overfull():
+                    self._overflow = True
+                    return True
+        return True
+
+    def _return_to_lead(self, me: object) -> bool:
+        """Somebody else leads: a successor, or a caller for as long as its call takes. A caller
+        passes on what the peer asks for; that is run here until the lead is vacant.
+
+        False when there is a successor, or nothing to lead any more.
+        """
+        self.flush()
+        self._handler_done.set()
+        while True:
+            with self._state:
+                if self._reader is not me or self.ended:
+                    return False
+                self.serving = 0
+            if self._lead.acquire(False):
+                return True
+            try:
+                work = self._backlog.popleft()
+            except IndexError:
+                self._await_turn()
+                continue
+            self._handled = self.serving = self._handled + 1
+            if watch.asleep:
+                watch.wake()
+            self.core.serve(work)
+            self.flush()
+            self._handler_done.set()
+
+    def _await_turn(self) -> None:
+        """Sleep until the lead is vacant, or work is passed on."""
+        turn = allocate_lock()
+        turn.acquire()
+        place = Call()
+        self._waiters[place] = turn
+        self._turn = turn
+        try:
+            # As followers do: on the list first, then a look, and only then to sleep.
+            if not self._backlog and self._lead.locked() and not self.ended:
+                turn.acquire()
+        finally:
+            self._turn = None
+            self._waiters.pop(place, None)
+            if self._waiters and not self._lead.locked():
+                self._promote()
+
+    def _wait_for_handler(self) -> None:
+        """As many handlers run as may: read on when one of them has finished."""
+        self._handler_done.clear()
+        if self.core.throttled and not self.ended:
+            self._handler_done.wait(1.0)
+
+    def _wait_for_room(self) -> None:
+        """So many answers wait to be sent that no more are made until the peer has taken some."""
+        while self._overflow and not self.ended:
+            if self._io.wait(readable=False, writable=True, seconds=SLICE)[1]:
+                self.push()
+            elif time.monotonic() - self._progress > STALLED_AFTER:
+                self.end(TimeoutError(f"the peer has read nothing for {STALLED_AFTER:g} s"))
+            self._overflow = self._blocked and self._overfull()
+
+    def hand_over(self, *, anyway: bool) -> None:
+        """Let another thread read on, if there is something to read. Called by the watch."""
+        more = anyway or self._backlog or self.core.has_more()
+        if not more:
+            try:
+                more = self._io.wait(readable=True, writable=False, seconds=0)[0]
+            except (OSError, ValueError):
+                return  # closed meanwhile
+        if not more or self.ended:
+            return
+        leading = self._lead.acquire(False)
+        if not leading and not self._backlog:
+            return  # a caller reads, and has nothing to pass on
+        successor = object()
+        with self._state:
+            # Whoever comes back from a handler now finds a successor.
+            self._reader = successor
+            self.serving = 0
+        thread = threading.Thread(
+            target=self._serve_on, args=(successor, leading), name="hvrpc-connection", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads to be had
+            logger.warning("%s: no thread to read on: %s", self.stream.peer, error)
+            self.end(ConnectionAbortedError("no thread to read on"))
+            if leading:
+                self._give_up_lead()
+
+    # --- The end -------------------------------------------------------------------------------
+
+    def drain(self, deadline: float) -> bool:
+        """Say goodbye, finish what was taken, say the last word, and end.
+
+        False when something was left unfinished at the deadline.
+        """
+        self.stopping = True
+        rested = not self.core.busy
+        self.core.goodbye()
+        self.flush(deadline)
+        finished = self._wait_until_idle(deadline)
+        self.core.farewell()
+        self.flush(max(deadline, time.monotonic() + 0.1))
+        # A peer that waits for nothing does not read: it would not notice for the whole time.
+        self.close(RESTED_DRAIN if rested else None)
+        return finished
+
+    def _wait_until_idle(self, deadline: float) -> bool:
+        while self.core.busy and not self.ended:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._handler_done.clear()
+            if not self.core.busy:
+                break
+            if self._lead.acquire(False):
+                self._read_for(min(left, SLICE))
+            else:
+                self._handler_done.wait(min(left, SLICE))
+        return True
+
+    def _read_for(self, seconds: float) -> None:
+        """Nobody waits for what is under way, a batch say: read for it. The lead is given up."""
+        try:
+            if self._io.wait(readable=True, writable=False, seconds=seconds)[0]:
+                self._receive()
+        finally:
+            self._give_up_lead()
+
+    def end(self, cause: OSError | HvrpcError | None) -> None:
+        """The connection is over. Every call on it ends now; may be called by anybody, twice."""
+        with self._state:
+            if self.ended:
+                return
+            self.ended = True
+        # First nothing more gets out, then it is told what was not sent: the other way round, a
+        # call could be sent by another thread after its owner was told that it was not.
+        self._shut_down(socket.SHUT_WR if cause is None else socket.SHUT_RDWR)
+        orderly = cause is None and not self.core.waiting
+        self.life.happened(Event.FINISHED if orderly else Event.GONE)
+        self.core.fail(None if orderly else self._explain(cause))
+        self._handler_done.set()
+        turn = self._turn
+        if turn is not None:
+            _release(turn)
+        if self._on_end is not None:
+            self._on_end(self)
+        self._dispose()
+
+    def close(self, drain: float | None = None) -> None:
+        """End it, waiting a bounded time for the other side to end too."""
+        longest = self.stream.options.drain
+        self.end(None)
+        if not self._over.wait(longest if drain is None else min(drain, longest)):
+            self._shut_down(socket.SHUT_RDWR)  # wakes the thread that reads, which disposes of it
+            self._over.wait(longest)
+
+    def _explain(self, cause: OSError | HvrpcError | None) -> HvrpcError:
+        if isinstance(cause, HvrpcError):
+            return cause
+        if cause is None:
+            problem = "the connection ended before the answer came"
+        elif isinstance(cause, TimeoutError):
+            problem = str(cause)
+        else:
+            problem = causes.meaning_of(cause, causes.RECEIVE, self.stream.family).cause
+        lost = ConnectionLost(problem, address=str(self.stream.address))
+        lost.__cause__ = cause
+        return lost
+
+    def _shut_down(self, how: int) -> None:
+        try:
+            self.stream.socket.shutdown(how)
+        except OSError:
+            pass
+
+    def _dispose(self) -> None:
+        """Close the socket, once nobody is in a system call on it.
+
+        A descriptor that is closed under a thread about to receive may be another file by then.
+        """
+        if not self._lead.acquire(False):
+            return  # the leader will come here when it leaves
+        try:
+            with self._writer:
+                if not self._disposed:
+                    self._disposed = True
+                    self.stream.close()
+                    self._over.set()
+        finally:
+            self._lead.release()
+
+    def _broken(self, error: ProtocolError) -> None:
+        """The peer sent nonsense: tell the log, answer what can be answered, and end."""
+        logger.warning("%s: %s: closing the connection", self.stream.peer, error)
+        self.push()
+        self.end(error)
+
+    def _interrupted(self, error: BaseException) -> None:
+        if self.ended:
+            return
+        lost = ConnectionLost(
+            f"the thread that read the connection was interrupted by {type(error).__name__}",
+            address=str(self.stream.address),
+        )
+        lost.__cause__ = error
+        self.end(lost)
+
+
+class _Alarm:
+    """Wakes a follower."""
+
+    __slots__ = ("_asleep",)
+
+    def __init__(self, asleep: LockType) -> None:
+        self._asleep = asleep
+
+    def __call__(self) -> None:
+        _release(self._asleep)
+
+
+def _release(asleep: LockType) -> None:
+    try:
+        asleep.release()
+    except RuntimeError:
+        pass  # awake already

@@ -1,0 +1,80 @@
+"""A socket that never makes the driver wait longer than it wants to."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Final
+
+FOREVER: Final = 86_400.0
+
+_DONTWAIT: Final = getattr(socket, "MSG_DONTWAIT", 0)
+_MARK: Final = 0x40
+_TIMEVAL: Final = struct.Struct("@ll")
+
+SEND_NOW: Final = _DONTWAIT
+"""The flag for `Io.send`: take what fits, or raise BlockingIOError."""
+RECEIVE_NOW: Final = _DONTWAIT or _MARK
+"""The flag for `Io.recv` when it must not wait. On Windows a mark of our own."""
+
+
+class Io:
+    """A socket whose receives end after a settable time, and whose sends never wait."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.tick = FOREVER
+        sock.settimeout(None)
+        self.recv: Callable[..., bytes] = sock.recv
+        self.recv_into: Callable[..., int] = sock.recv_into
+        self.send: Callable[..., int] = sock.send
+        if sys.platform == "win32":
+            # No MSG_DONTWAIT there, and whether AF_HYPERV honours SO_RCVTIMEO nobody has written
+            # down: a non-blocking socket and select() do the same.
+            sock.setblocking(False)
+            self.recv = self._select_recv
+            self.recv_into = self._select_recv_into
+
+    def set_tick(self, seconds: float) -> None:
+        """Let a receive end by BlockingIOError after so many seconds."""
+        self.tick = seconds
+        if sys.platform != "win32":
+            whole = int(seconds)
+            fraction = max(int((seconds - whole) * 1_000_000), 0 if whole else 1)
+            self.socket.setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(whole, fraction)
+            )
+
+    def wait(self, *, readable: bool, writable: bool, seconds: float) -> tuple[bool, bool]:
+        """Wait until it can be read, or written."""
+        if sys.platform == "win32":
+            here = [self.socket]
+            reads, writes, _ = select.select(
+                here if readable else [], here if writable else [], [], seconds
+            )
+            return bool(reads), bool(writes)
+        poller = select.poll()
+        poller.register(
+            self.socket, (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0)
+        )
+        for _, events in poller.poll(max(seconds, 0) * 1000):
+            # An error or a hang-up is news for a reader and for a writer alike.
+            broken = bool(events & ~(select.POLLIN | select.POLLOUT))
+            return broken or bool(events & select.POLLIN), broken or bool(events & select.POLLOUT)
+        return False, False
+
+    def _select_recv(self, size: int, flags: int = 0) -> bytes:
+        self._select(flags)
+        return self.socket.recv(size)
+
+    def _select_recv_into(self, buffer: memoryview) -> int:
+        self._select(0)
+        return self.socket.recv_into(buffer)
+
+    def _select(self, flags: int) -> None:
+        seconds = 0.0 if flags & RECEIVE_NOW else self.tick
+        if not self.wait(readable=True, writable=False, seconds=seconds)[0]:
+            raise BlockingIOError

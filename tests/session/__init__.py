@@ -1,0 +1,1 @@
+"""How a connection lives: the state machine, opening and repeating, and the two drivers."""
