@@ -1,0 +1,573 @@
+#!/usr/bin/env python3
+"""The chores of this project, each with the set-up it needs.
+
+    python3 run.py demo                 Windows: py run.py demo
+    python3 run.py test -k addresses
+
+Nothing has to be installed before: a chore makes a virtual environment in `.venv/`, one for each
+version of Python, puts into it what it needs of pyproject.toml, and does nothing of that again
+until something changes. `python3 run.py` alone lists the chores.
+
+Options, before or after the chore's name:
+    --python PATH   run it on another Python
+    --here          run it on this very Python as it is, and set nothing up
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+WINDOWS = os.name == "nt"
+OLDEST_PYTHON = (3, 11)
+
+SETUP_IMPOSSIBLE = 69
+"""What a rig, or the installer of foreign peers, exits with when this machine cannot have it
+(`EX_UNAVAILABLE` of sysexits.h). Told loudly, and not a failure: nothing was found to be wrong."""
+
+INTERRUPTED = 130
+PYTEST_FOUND_NO_TESTS = 5
+
+
+class Trouble(Exception):
+    """A chore cannot go on. The text says what to do."""
+
+    def __init__(self, text: str, code: int = 1) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def say(text: str) -> None:
+    print(f"[run.py] {text}", flush=True)
+
+
+def call(command: Sequence[str | Path], **environment: str) -> int:
+    """Run a command in the project's folder, and show it. Returns its exit code."""
+    words = [str(word) for word in command]
+    print("$ " + " ".join(_short(word) for word in words), flush=True)
+    return subprocess.call(words, cwd=ROOT, env={**os.environ, **environment})
+
+
+def quietly(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command whose output matters only when it fails."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def _short(word: str) -> str:
+    """Paths inside the project as they are written inside the project."""
+    return word.replace(str(ROOT) + os.sep, "") if word != str(ROOT) else "."
+
+
+# --- Environments -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that is installed already."""
+
+    path: str
+    version: tuple[int, ...]
+    has_ensurepip: bool
+
+    @property
+    def name(self) -> str:
+        return f"py{self.version[0]}.{self.version[1]}"
+
+
+_PROBE = """
+import json, sys
+try:
+    import ensurepip
+except ImportError:
+    ensurepip = None
+print(json.dumps([list(sys.version_info[:3]), ensurepip is not None]))
+"""
+
+
+def look_at(path: str) -> Interpreter:
+    """Find out what a Python is, by asking it."""
+    path = os.path.abspath(shutil.which(path) or path)
+    try:
+        probe = quietly([path, "-c", _PROBE])
+        version, has_ensurepip = json.loads(probe.stdout)
+    except (OSError, ValueError) as error:
+        raise Trouble(f"{path} is not a Python that runs; give --python the path of one") from error
+    found = Interpreter(path, tuple(version), has_ensurepip)
+    if found.version < OLDEST_PYTHON:
+        wanted = ".".join(map(str, OLDEST_PYTHON))
+        raise Trouble(
+            f"{path} is Python {'.'.join(map(str, version))}, and hvrpc needs {wanted} or later:"
+            " give --python the path of one"
+        )
+    return found
+
+
+def python_of(folder: Path) -> Path:
+    """The Python in a virtual environment."""
+    return folder / "Scripts" / "python.exe" if WINDOWS else folder / "bin" / "python"
+
+
+def provide(interpreter: Interpreter, wants: Iterable[str]) -> Path:
+    """The Python of an environment that has hvrpc, editable, and what is asked for besides.
+
+    `wants` are names of extras, and names of dependency groups with "group:" before them.
+    """
+    folder = ROOT / ".venv" / interpreter.name
+    stamp = folder / "hvrpc.json"
+    # An environment knows its Python and its checkout by path and version: others, another one.
+    made_for = [list(interpreter.version), str(ROOT)]
+    project = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+
+    has = _read_stamp(stamp)
+    if has.get("made_for") != made_for or not python_of(folder).exists():
+        make_environment(interpreter, folder)
+        has = {"made_for": made_for, "wants": []}
+    installed: set[str] = set(has["wants"])
+    wanted = installed.union(wants)
+    if has.get("project") != project or wanted != installed:
+        install(folder, wanted)
+        content = {"made_for": made_for, "project": project, "wants": sorted(wanted)}
+        stamp.write_text(json.dumps(content), encoding="utf-8")
+    return python_of(folder)
+
+
+def _read_stamp(stamp: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(stamp.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def make_environment(interpreter: Interpreter, folder: Path) -> None:
+    """A fresh virtual environment, whatever was there before."""
+    if not interpreter.has_ensurepip:
+        provide_ensurepip(interpreter)
+    say(f"making {_short(str(folder))} with {interpreter.path}")
+    shutil.rmtree(folder, ignore_errors=True)
+    made = quietly([interpreter.path, "-m", "venv", str(folder)])
+    if made.returncode:
+        raise Trouble(f"no virtual environment could be made:\n{made.stdout}")
+
+
+def provide_ensurepip(interpreter: Interpreter) -> None:
+    """Debian keeps what `python3 -m venv` needs in a package of its own."""
+    package = "python{}.{}-venv".format(*interpreter.version)
+    install_package = ["apt-get", "-qq", "install", "--yes", "--no-install-recommends", package]
+    if not shutil.which("apt-get"):
+        raise Trouble(
+            f"{interpreter.path} lacks the module ensurepip, which virtual environments need:"
+            " install it from where this Python came from, or give --python the path of another"
+        )
+    as_root = [] if _is_root() else ["sudo"]
+    by_hand = f"apt-get update && apt-get install {package}"
+    if as_root and not shutil.which("sudo"):
+        raise Trouble(
+            f"the package {package} is missing, and only root can install it. Let root type this,"
+            f" then start again:\n    {by_hand}"
+        )
+    say(f"the package {package} is missing, without which there is no virtual environment")
+    noninteractive = "env", "DEBIAN_FRONTEND=noninteractive"
+    for step in (install_package, ["apt-get", "-qq", "update"], install_package):
+        code = call([*as_root, *noninteractive, *step])
+        if code == 0 and step is install_package:
+            return
+    raise Trouble(
+        f"the package {package} could not be installed (see above). Make this work as root, then"
+        f" start again:\n    {by_hand}"
+    )
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def install(folder: Path, wants: Iterable[str]) -> None:
+    """Put hvrpc and what else is wanted into an environment."""
+    extras = sorted(want for want in wants if not want.startswith("group:"))
+    groups = sorted(want.removeprefix("group:") for want in wants if want.startswith("group:"))
+    say(f"installing hvrpc and what is needed: {', '.join([*extras, *groups]) or 'nothing else'}")
+    pip = [str(python_of(folder)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    project = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
+    needed = [need for group in groups for need in requirements_of(group)]
+    done = quietly([*pip, "--editable", project, *needed])
+    if done.returncode:
+        raise Trouble(
+            f"pip could not install it:\n{done.stdout}\n"
+            "Check that this machine reaches its package index (pip config list), then start again."
+        )
+
+
+def requirements_of(group: str) -> list[str]:
+    """A dependency group of pyproject.toml (PEP 735), which pip itself knows only since 25.1."""
+    import tomllib  # not at the top: it must be possible to tell the owner of an old Python so
+
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found: list[str] = []
+    for entry in groups["dependency-groups"][group]:
+        found += requirements_of(entry["include-group"]) if isinstance(entry, dict) else [entry]
+    return found
+
+
+# --- Chores -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a chore is called with."""
+
+    python: Path
+    """The Python that has what the chore needs."""
+    base: str
+    """The Python it was made from."""
+    arguments: list[str]
+
+    def module(self, name: str, *arguments: str | Path) -> int:
+        return call([self.python, "-m", name, *arguments])
+
+
+@dataclass(frozen=True)
+class Chore:
+    help: str
+    run: Callable[[Call], int]
+    wants: tuple[str, ...] | None = ()
+    """Extras, and groups as "group:name"; None: no environment at all."""
+    takes_arguments: bool = False
+
+
+def demo(given: Call) -> int:
+    """A host and a guest, each a process of its own."""
+    return call([given.python, "examples/demo.py", *given.arguments])
+
+
+def test(given: Call) -> int:
+    code = given.module("pytest", *given.arguments)
+    if code == PYTEST_FOUND_NO_TESTS:
+        say("no test was run: nothing is proved by that")
+    return code
+
+
+def lint(given: Call) -> int:
+    checks = [["check"], ["format", "--check"]]
+    return _first_failure([given.module("ruff", *check, ".") for check in checks])
+
+
+def types(given: Call) -> int:
+    folders = [name for name in ("tests", "examples", "benchmarks") if _has_python(name)]
+    return _first_failure(
+        [
+            given.module("mypy"),  # the packages pyproject.toml names
+            given.module("mypy", "--explicit-package-bases", "run.py", *folders),
+            given.module("pyright", "--pythonpath", given.python),
+        ]
+    )
+
+
+def _has_python(folder: str) -> bool:
+    return next((ROOT / folder).rglob("*.py"), None) is not None
+
+
+def _first_failure(codes: list[int]) -> int:
+    return next((code for code in codes if code), 0)
+
+
+def build(given: Call) -> int:
+    """Wheel and source distribution, the wheel being built from the latter."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    return given.module("build", "--outdir", "dist", ".")
+
+
+def smoke(given: Call) -> int:
+    """The wheel as users get it: in an environment with nothing else."""
+    wheel = _built_wheel()
+    if wheel is None and (code := build(given)):
+        return code
+    wheel = wheel or _built_wheel()
+    assert wheel is not None
+    interpreter = look_at(given.base)
+    folder = ROOT / ".venv" / f"smoke-{interpreter.name}"
+    make_environment(interpreter, folder)
+    try:
+        python = [str(python_of(folder)), "-I"]  # alone: the checkout is not on its path
+        pip = [*python, "-m", "pip", "--disable-pip-version-check"]
+        steps = (
+            [*pip, "install", "--quiet", str(wheel)],
+            [*pip, "check"],
+            [*python, "tests/smoke.py"],
+        )
+        return _first_failure_of(steps)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _first_failure_of(steps: Iterable[Sequence[str]]) -> int:
+    """Run commands until one fails."""
+    for step in steps:
+        if code := call(step):
+            return code
+    return 0
+
+
+def _built_wheel() -> Path | None:
+    """The wheel in `dist`, if it holds the code as it is now."""
+    wheels = sorted((ROOT / "dist").glob("*.whl"))
+    sources = [ROOT / "pyproject.toml", ROOT / "README.md"]
+    sources += [file for top in ("hvrpc", "codegen") for file in (ROOT / top).rglob("*.py")]
+    newest = max(file.stat().st_mtime for file in sources)
+    return wheels[-1] if wheels and wheels[-1].stat().st_mtime > newest else None
+
+
+RIGS = {"windows": "tests/rigs/windows/run.py", "vm": "tests/rigs/vm/run.py"}
+
+
+def rigs(given: Call) -> int:
+    """The suite on real boundaries. Without a name: all; what follows a name is for that rig."""
+    name, *rest = given.arguments or [""]
+    if name and name not in RIGS:
+        raise Trouble(f"there is no rig {name!r}: there are {', '.join(RIGS)}")
+    chosen = [name] if name else list(RIGS)
+    return _worst([_prepared(RIGS[rig], f"rig {rig}", given.base, rest) for rig in chosen])
+
+
+def interop_peers(given: Call) -> int:
+    """Other people's programs that the interoperability tests talk to."""
+    return _prepared("tests/interop/install.py", "interop peers", given.base, given.arguments)
+
+
+def _prepared(script: str, what: str, python: str, arguments: list[str]) -> int:
+    if not (ROOT / script).exists():
+        say(f"{what}: there is none in this checkout ({script})")
+        return 0
+    code = call([python, script, *arguments])
+    if code == SETUP_IMPOSSIBLE:
+        say(f"{what}: COULD NOT BE SET UP on this machine, so NOTHING WAS TESTED by it (see above)")
+    return code
+
+
+def _worst(codes: list[int]) -> int:
+    """Failed tests outweigh a set-up that is impossible, which outweighs success."""
+    failures = [code for code in codes if code not in (0, SETUP_IMPOSSIBLE)]
+    return failures[0] if failures else max(codes)
+
+
+def docs(given: Call) -> int:
+    """Tables in the documentation that are made from the code."""
+    return call([given.python, "docs/tables.py", *given.arguments])
+
+
+def env(given: Call) -> int:
+    folder = given.python.parent
+    activate = folder / ("activate.bat" if WINDOWS else "activate")
+    say(f"to use it: {'' if WINDOWS else 'source '}{activate}")
+    return call([given.python, "--version"])
+
+
+# --- Everything, as CI does it ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    command: list[str]
+    minutes: float
+    """After so long it is ended, and has failed: what we fear most are bugs that hang."""
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.command)
+
+
+def stages(python: str, also: str | None) -> list[Stage]:
+    on = ["--python", python]
+    result = [
+        Stage(["interop-peers", *on], 5),
+        Stage(["lint", *on], 4),
+        Stage(["types", *on], 6),
+        Stage(["test", *on], 8),
+    ]
+    if also:
+        result.append(Stage(["test", "--python", also], 8))
+    result += [Stage(["build", *on], 3), Stage(["smoke", *on], 3)]
+    result += [Stage(["rigs", rig, *on], 12) for rig in RIGS if (ROOT / RIGS[rig]).exists()]
+    return result
+
+
+def ci(given: Call) -> int:
+    also = _option(given.arguments, "--also")
+    if given.arguments:
+        raise Trouble(f"ci knows --also PATH (a second Python), not {' '.join(given.arguments)}")
+    # CI ends us with SIGTERM, and must not leave a stage behind either.
+    signal.signal(signal.SIGTERM, interrupted)
+    started = time.monotonic()
+    wanted = stages(given.base, also)
+    done: list[tuple[str, float, int]] = []
+    try:
+        for stage in wanted:
+            done.append((stage.name, *run_stage(stage)))  # noqa: PERF401 what is done is kept
+    except KeyboardInterrupt:
+        done += [(stage.name, 0.0, INTERRUPTED) for stage in wanted[len(done) :]]
+    return report(done, time.monotonic() - started)
+
+
+def interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def report(done: list[tuple[str, float, int]], took: float) -> int:
+    """Print what the stages came to; the last line says it all."""
+    width = max(len(name) for name, _, _ in done)
+    print(f"\n{'stage':{width}}  seconds  result")
+    for name, seconds, code in done:
+        print(f"{name:{width}}  {seconds:7.1f}  {_outcome(code)}")
+    failed = [name for name, _, code in done if code not in (0, SETUP_IMPOSSIBLE)]
+    missing = [name for name, _, code in done if code == SETUP_IMPOSSIBLE]
+    summary = f"FAILED: {', '.join(failed)}" if failed else "passed"
+    if missing:
+        summary += f"; could not be set up here: {', '.join(missing)}"
+    print(f"\nci {summary} ({len(done)} stages, {took:.0f} s)", flush=True)
+    return 1 if failed else 0
+
+
+_TIME_LIMIT_REACHED = 124
+"""As timeout(1) has it."""
+
+
+def _outcome(code: int) -> str:
+    named = {
+        0: "passed",
+        SETUP_IMPOSSIBLE: "COULD NOT BE SET UP",
+        _TIME_LIMIT_REACHED: "FAILED (time limit)",
+        INTERRUPTED: "FAILED (interrupted)",
+    }
+    return named.get(code, f"FAILED (exit code {code})")
+
+
+def run_stage(stage: Stage) -> tuple[float, int]:
+    """Run a chore as a process of its own, with everything it starts, for a limited time."""
+    print(f"\n=== python3 run.py {stage.name}", flush=True)
+    started = time.monotonic()
+    command = [sys.executable, str(ROOT / "run.py"), *stage.command]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=not WINDOWS)
+    try:
+        code = process.wait(stage.minutes * 60)
+    except subprocess.TimeoutExpired:
+        say(f"ended after {stage.minutes:g} minutes, its time limit")
+        code = _TIME_LIMIT_REACHED
+    finally:
+        if process.poll() is None:
+            end_group(process)
+    return time.monotonic() - started, code
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a stage that is still running, with everything it has started."""
+    if sys.platform == "win32":
+        quietly(["taskkill", "/T", "/F", "/PID", str(process.pid)])
+    else:
+        os.killpg(process.pid, signal.SIGINT)  # a rig ends its machines, pytest tells where it was
+        deadline = time.monotonic() + _GRACE
+        while not _has_ended(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+_GRACE = 15.0
+"""Seconds for a stage to end by itself when it is asked to."""
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a child has ended; without taking note, for that would free its number for others."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+# --- The command line ---------------------------------------------------------------------------
+
+SUITE = ("all", "group:test")
+
+CHORES = {
+    "demo": Chore("see it work: a host and a guest, without a hypervisor", demo, (), True),
+    "test": Chore("the whole test suite; takes pytest's arguments", test, SUITE, True),
+    "lint": Chore("ruff: mistakes and format", lint, ("group:lint",)),
+    "types": Chore("mypy --strict and pyright", types, (*SUITE, "group:lint")),
+    "build": Chore("wheel and source distribution, in dist/", build, ("group:build",)),
+    "smoke": Chore("the wheel in an empty environment", smoke, ("group:build",)),
+    "rigs": Chore("the suite on real boundaries: [windows|vm ...]", rigs, None, True),
+    "interop-peers": Chore("get the foreign programs some tests need", interop_peers, None, True),
+    "docs": Chore("write the tables that docs/ takes from the code", docs, (), True),
+    "env": Chore(
+        "make the environment with everything, and tell where", env, (*SUITE, "group:lint")
+    ),
+    "ci": Chore("all of it in order, with times: [--also PYTHON]", ci, None, True),
+}
+
+
+def _option(arguments: list[str], name: str) -> str | None:
+    """Take `name VALUE` or `name=VALUE` out of the arguments."""
+    for index, word in enumerate(arguments):
+        if word.startswith(f"{name}="):
+            del arguments[index]
+            return word.partition("=")[2]
+        if word == name:
+            if index + 1 == len(arguments):
+                raise Trouble(f"the path of a Python follows {name}", 2)
+            value = arguments[index + 1]
+            del arguments[index : index + 2]
+            return value
+    return None
+
+
+def usage() -> str:
+    lines = [__doc__ or "", "Chores:"]
+    lines += [f"    {name:15} {chore.help}" for name, chore in CHORES.items()]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    python = _option(arguments, "--python") or sys.executable
+    here = "--here" in arguments
+    if here:
+        arguments.remove("--here")
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    chore = CHORES.get(name)
+    if chore is None:
+        raise Trouble(f"there is no chore {name!r}: there are {', '.join(CHORES)}", 2)
+    if rest and not chore.takes_arguments:
+        raise Trouble(f"{name} takes no arguments, and was given {' '.join(rest)}", 2)
+    interpreter = look_at(python)
+    ready = Path(interpreter.path)
+    if not here and chore.wants is not None:
+        ready = provide(interpreter, chore.wants)
+    return chore.run(Call(ready, interpreter.path, rest))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Trouble as trouble:
+        print(f"[run.py] {trouble}", file=sys.stderr, flush=True)
+        sys.exit(trouble.code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
