@@ -8,7 +8,7 @@ Nothing has to be installed before: a chore makes a virtual environment in `.ven
 version of Python, puts into it what it needs of pyproject.toml, and does nothing of that again
 until something changes. `python3 run.py` alone lists the chores.
 
-Options, before or after the chore's name:
+Options, before the chore's name:
     --python PATH   run it on another Python
     --here          run it on this very Python as it is, and set nothing up
 """
@@ -337,31 +337,56 @@ def _built_wheel() -> Path | None:
     return wheels[-1] if wheels and wheels[-1].stat().st_mtime > newest else None
 
 
-RIGS = {"windows": "tests/rigs/windows/run.py", "vm": "tests/rigs/vm/run.py"}
+@dataclass(frozen=True)
+class Rig:
+    """A set-up with a real boundary, and what of the suite it runs unless told otherwise."""
+
+    script: str
+    kind: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ()
+
+
+RIGS = {
+    "windows": Rig("tests/rigs/windows/run.py"),
+    # The processor is emulated, ten to thirty times slower: only what meets the real AF_VSOCK.
+    "vm": Rig("tests/rigs/vm/run.py", ("single",), ("tests/sockets", "tests/rigs/vm/selftest")),
+    "nested": Rig("tests/rigs/vm/run.py", ("nested",), ("tests/rigs/vm/selftest",)),
+}
 
 
 def rigs(given: Call) -> int:
-    """The suite on real boundaries. Without a name: all; what follows a name is for that rig."""
+    """Without a name: all of them. What follows a name is for that rig, instead of its tests."""
     name, *rest = given.arguments or [""]
     if name and name not in RIGS:
-        raise Trouble(f"there is no rig {name!r}: there are {', '.join(RIGS)}")
-    chosen = [name] if name else list(RIGS)
-    return _worst([_prepared(RIGS[rig], f"rig {rig}", given.base, rest) for rig in chosen])
+        raise Trouble(f"there is no rig {name!r}: there are {', '.join(RIGS)}", 2)
+    return _worst([_run_rig(rig, given.base, rest) for rig in ([name] if name else RIGS)])
+
+
+def _run_rig(name: str, python: str, arguments: list[str]) -> int:
+    rig = RIGS[name]
+    if not (ROOT / rig.script).exists():
+        say(f"rig {name}: there is none in this checkout ({rig.script})")
+        return 0
+    chosen = arguments or (["--", *rig.tests] if rig.tests else [])
+    code = call([python, rig.script, *rig.kind, *chosen])
+    if code == SETUP_IMPOSSIBLE:
+        say(
+            f"rig {name}: COULD NOT BE SET UP on this machine, so it has TESTED NOTHING (see above)"
+        )
+    return code
 
 
 def interop_peers(given: Call) -> int:
     """Other people's programs that the interoperability tests talk to."""
-    return _prepared("tests/interop/install.py", "interop peers", given.base, given.arguments)
-
-
-def _prepared(script: str, what: str, python: str, arguments: list[str]) -> int:
-    if not (ROOT / script).exists():
-        say(f"{what}: there is none in this checkout ({script})")
+    if not (ROOT / "tests/interop/install.py").exists():
+        say("there are no foreign peers in this checkout (tests/interop/install.py)")
         return 0
-    code = call([python, script, *arguments])
-    if code == SETUP_IMPOSSIBLE:
-        say(f"{what}: COULD NOT BE SET UP on this machine, so NOTHING WAS TESTED by it (see above)")
-    return code
+    code = call([given.base, "-m", "tests.interop.install", *given.arguments])
+    if code:
+        say(
+            "not all peers COULD BE INSTALLED (see above); tests with those that are not are skipped"
+        )
+    return SETUP_IMPOSSIBLE if code else 0
 
 
 def _worst(codes: list[int]) -> int:
@@ -388,31 +413,31 @@ def env(given: Call) -> int:
 @dataclass(frozen=True)
 class Stage:
     command: list[str]
+    python: str
     minutes: float
     """After so long it is ended, and has failed: what we fear most are bugs that hang."""
 
     @property
     def name(self) -> str:
-        return " ".join(self.command)
+        return f"{' '.join(self.command)} ({look_at(self.python).name})"
 
 
 def stages(python: str, also: str | None) -> list[Stage]:
-    on = ["--python", python]
     result = [
-        Stage(["interop-peers", *on], 5),
-        Stage(["lint", *on], 4),
-        Stage(["types", *on], 6),
-        Stage(["test", *on], 8),
+        Stage(["interop-peers"], python, 5),
+        Stage(["lint"], python, 4),
+        Stage(["types"], python, 6),
+        Stage(["test"], python, 8),
     ]
     if also:
-        result.append(Stage(["test", "--python", also], 8))
-    result += [Stage(["build", *on], 3), Stage(["smoke", *on], 3)]
-    result += [Stage(["rigs", rig, *on], 12) for rig in RIGS if (ROOT / RIGS[rig]).exists()]
+        result.append(Stage(["test"], also, 8))
+    result += [Stage(["build"], python, 3), Stage(["smoke"], python, 3)]
+    result += [Stage(["rigs", name], python, 10) for name in RIGS]
     return result
 
 
 def ci(given: Call) -> int:
-    also = _option(given.arguments, "--also")
+    also = _take_option(given.arguments, "--also")
     if given.arguments:
         raise Trouble(f"ci knows --also PATH (a second Python), not {' '.join(given.arguments)}")
     # CI ends us with SIGTERM, and must not leave a stage behind either.
@@ -463,9 +488,10 @@ def _outcome(code: int) -> str:
 
 def run_stage(stage: Stage) -> tuple[float, int]:
     """Run a chore as a process of its own, with everything it starts, for a limited time."""
-    print(f"\n=== python3 run.py {stage.name}", flush=True)
+    words = ["run.py", "--python", stage.python, *stage.command]
+    print(f"\n=== python3 {' '.join(words)}", flush=True)
     started = time.monotonic()
-    command = [sys.executable, str(ROOT / "run.py"), *stage.command]
+    command = [sys.executable, str(ROOT / "run.py"), *words[1:]]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=not WINDOWS)
     try:
         code = process.wait(stage.minutes * 60)
@@ -511,7 +537,7 @@ CHORES = {
     "types": Chore("mypy --strict and pyright", types, (*SUITE, "group:lint")),
     "build": Chore("wheel and source distribution, in dist/", build, ("group:build",)),
     "smoke": Chore("the wheel in an empty environment", smoke, ("group:build",)),
-    "rigs": Chore("the suite on real boundaries: [windows|vm ...]", rigs, None, True),
+    "rigs": Chore("the suite on real boundaries: [windows|vm|nested ...]", rigs, None, True),
     "interop-peers": Chore("get the foreign programs some tests need", interop_peers, None, True),
     "docs": Chore("write the tables that docs/ takes from the code", docs, (), True),
     "env": Chore(
@@ -521,19 +547,17 @@ CHORES = {
 }
 
 
-def _option(arguments: list[str], name: str) -> str | None:
-    """Take `name VALUE` or `name=VALUE` out of the arguments."""
-    for index, word in enumerate(arguments):
-        if word.startswith(f"{name}="):
-            del arguments[index]
-            return word.partition("=")[2]
-        if word == name:
-            if index + 1 == len(arguments):
-                raise Trouble(f"the path of a Python follows {name}", 2)
-            value = arguments[index + 1]
-            del arguments[index : index + 2]
-            return value
-    return None
+def _take_option(arguments: list[str], name: str) -> str | None:
+    """Take `name VALUE` or `name=VALUE` off the front of the arguments."""
+    word = arguments[0] if arguments else ""
+    if word.startswith(f"{name}="):
+        return arguments.pop(0).partition("=")[2]
+    if word != name:
+        return None
+    if len(arguments) == 1:
+        raise Trouble(f"the path of a Python follows {name}", 2)
+    del arguments[0]
+    return arguments.pop(0)
 
 
 def usage() -> str:
@@ -543,10 +567,16 @@ def usage() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    python = _option(arguments, "--python") or sys.executable
-    here = "--here" in arguments
-    if here:
-        arguments.remove("--here")
+    python, here = sys.executable, False
+    while arguments and arguments[0].startswith("--") and arguments[0] != "--help":
+        if arguments[0] == "--here":
+            here = True
+            del arguments[0]
+            continue
+        chosen = _take_option(arguments, "--python")
+        if chosen is None:
+            raise Trouble(f"there is no option {arguments[0]}: there are --python and --here", 2)
+        python = chosen
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help"):
         print(usage())

@@ -3,7 +3,7 @@
     python3 run.py demo
 
 Both are processes on this machine, on an emulated fabric of their own, so no hypervisor is needed.
-The addresses are the ones that a real guest and a real host would use.
+The guest is `bytes/guest.py`, unchanged: the addresses are those of a real guest and a real host.
 """
 
 from __future__ import annotations
@@ -11,54 +11,19 @@ from __future__ import annotations
 import hashlib
 import os
 import statistics
-import struct
+import threading
 import time
+from pathlib import Path
 
 import hvrpc
 from hvrpc.testing import Fabric, Guest
 
-SERVICE = "hvsock://any/5000"
+GUEST = Path(__file__).parent / "bytes" / "guest.py"
+"""It sends back whatever it receives."""
 CALLED = "hvsock://web/5000"
-
-HEADER = struct.Struct(">Q")
-"""Before the bytes of a message stands how many they are. The answer to it is their SHA-256."""
-ANSWER_SIZE = hashlib.sha256().digest_size
-CHUNK = 256 * 1024
 
 SIZES = (100, 64 * 1024, 16 * 1024 * 1024)
 ROUND_TRIPS = 2000
-
-
-# --- The guest ----------------------------------------------------------------------------------
-
-
-def run_guest() -> None:
-    """The service in the VM: tells its host, and nobody else, the checksum of what it sent."""
-    with hvrpc.sockets.listen(SERVICE, allow="parent") as listener:
-        for stream, peer in listener:
-            print(f"pid {os.getpid()}: called by {peer}, of process {peer.pid}", flush=True)
-            with stream:
-                try:
-                    while True:
-                        stream.sendall(receive_checksum(stream))
-                except hvrpc.PeerGone:
-                    pass  # the host has hung up
-
-
-def receive_checksum(stream: hvrpc.sockets.Stream) -> bytes:
-    (left,) = HEADER.unpack(stream.recv_exactly(HEADER.size))
-    checksum = hashlib.sha256()
-    buffer = memoryview(bytearray(min(left, CHUNK)))
-    while left:
-        size = stream.recv_into(buffer[:left])
-        if not size:
-            raise stream.gone("receive from")
-        checksum.update(buffer[:size])
-        left -= size
-    return checksum.digest()
-
-
-# --- The host -----------------------------------------------------------------------------------
 
 
 def run_host(guest: Guest) -> None:
@@ -67,7 +32,7 @@ def run_host(guest: Guest) -> None:
             "connected", f"to {stream.peer.vm_name!r}, process {stream.peer.pid}, as {stream.peer}"
         )
         for size in SIZES:
-            send(stream, os.urandom(size))
+            exchange(stream, os.urandom(size))
         measure(stream)
         guest.kill()
         tell("guest", "switched off, like pulling the plug")
@@ -79,25 +44,22 @@ def run_host(guest: Guest) -> None:
         tell(
             "connected", f"to {stream.peer.vm_name!r}, process {stream.peer.pid}, as {stream.peer}"
         )
-        send(stream, os.urandom(SIZES[0]))
+        exchange(stream, os.urandom(SIZES[0]))
 
 
-def ask(stream: hvrpc.sockets.Stream, data: bytes) -> bytes:
-    """Send bytes; the checksum that the guest answers."""
-    stream.sendall(HEADER.pack(len(data)))
-    stream.sendall(data)
-    return stream.recv_exactly(ANSWER_SIZE)
-
-
-def send(stream: hvrpc.sockets.Stream, data: bytes) -> None:
+def exchange(stream: hvrpc.sockets.Stream, data: bytes) -> None:
+    """Send bytes, and compare what comes back with them."""
     started = time.perf_counter()
-    answer = ask(stream, data)
-    seconds = time.perf_counter() - started
-    if answer != hashlib.sha256(data).digest():
-        raise SystemExit(f"the guest has received something else than {len(data)} bytes of ours")
-    tell(
-        "sent", f"{len(data):>10,} bytes in {seconds * 1000:8.2f} ms, checksum {answer.hex()[:16]}"
-    )
+    # While this side sends, the guest sends back: somebody has to receive meanwhile.
+    sender = threading.Thread(target=stream.sendall, args=[data])
+    sender.start()
+    back = stream.recv_exactly(len(data))
+    sender.join()
+    took = f"{(time.perf_counter() - started) * 1000:8.2f} ms"
+    checksum = hashlib.sha256(back).hexdigest()
+    if checksum != hashlib.sha256(data).hexdigest():
+        raise SystemExit(f"other bytes came back than the {len(data)} that were sent")
+    tell("exchanged", f"{len(data):>10,} bytes in {took}, checksum {checksum[:16]}")
 
 
 def measure(stream: hvrpc.sockets.Stream) -> None:
@@ -105,7 +67,8 @@ def measure(stream: hvrpc.sockets.Stream) -> None:
     times = []
     for _ in range(ROUND_TRIPS):
         started = time.perf_counter()
-        ask(stream, b"?")
+        stream.sendall(b"?")
+        stream.recv_exactly(1)
         times.append(time.perf_counter() - started)
     median = statistics.median(times) * 1_000_000
     tell("asked", f"{ROUND_TRIPS} small questions, {median:.0f} microseconds each (median)")
@@ -114,7 +77,8 @@ def measure(stream: hvrpc.sockets.Stream) -> None:
 def lose(stream: hvrpc.sockets.Stream) -> None:
     """What the end of the guest looks like on a connection that was open."""
     try:
-        ask(stream, b"are you there?")
+        stream.sendall(b"?")
+        stream.recv_exactly(1)
     except hvrpc.PeerGone as error:
         tell("error", f"PeerGone: {error}")
     else:
@@ -137,11 +101,11 @@ def tell(what: str, text: str) -> None:
 
 def main() -> None:
     with Fabric() as fabric:
-        guest = fabric.guest("web", target=run_guest)
+        guest = fabric.guest("web", GUEST)
         tell("guest", f"'web' is process {guest.pid}, the host is process {os.getpid()}")
         run_host(guest)
         guest.stop()
-        tell("done", f"the guest has seen: {guest.output.strip()}")
+        tell("done", f"what the guest has printed: {'; '.join(guest.output.splitlines())}")
 
 
 if __name__ == "__main__":

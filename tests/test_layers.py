@@ -145,3 +145,9 @@ def test_only_the_sockets_package_names_a_family_module() -> None:
         if name.startswith("hvrpc.sockets.") and name.split(".")[2] in families
     ]
     assert not wrong
+
+
+def test_the_picture_in_the_documentation_shows_these_layers() -> None:
+    page = Path(__file__).parents[1] / "docs" / "explanation" / "architecture.md"
+    picture = page.read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
+    assert RANK.keys() <= set(picture.split())

@@ -49,7 +49,10 @@ def test_without_a_chore_all_are_listed(
     assert all(f"    {name} " in listed for name in run.CHORES)
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["lint", "more"], ["test", "--python"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["lint", "more"], ["--python"], ["--other", "test"], ["rigs", "other"]],
+)
 def test_a_wrong_command_line_is_told_apart_from_a_failure(
     run: ModuleType, arguments: list[str]
 ) -> None:
@@ -59,12 +62,21 @@ def test_a_wrong_command_line_is_told_apart_from_a_failure(
 
 
 @pytest.mark.parametrize("option", [["--python", "X"], ["--python=X"]])
-def test_an_option_may_stand_anywhere_and_is_not_passed_on(
-    run: ModuleType, option: list[str]
+def test_an_option_stands_before_the_chore(run: ModuleType, option: list[str]) -> None:
+    arguments = [*option, "test", "-x"]
+    assert run._take_option(arguments, "--python") == "X"
+    assert arguments == ["test", "-x"]
+
+
+def test_what_follows_a_chore_belongs_to_it(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["test", "-k", "a", *option, "-x"]
-    assert run._option(arguments, "--python") == "X"
-    assert arguments == ["test", "-k", "a", "-x"]
+    calls = Recorder()
+    monkeypatch.setattr(run, "call", calls)
+    assert run.main(["rigs", "windows", "--python", "3.13", "--", "-x"]) == 0
+    assert calls.commands == [
+        f"{sys.executable} tests/rigs/windows/run.py --python 3.13 -- -x",
+    ]
 
 
 def test_something_that_is_no_python_is_named(run: ModuleType) -> None:
@@ -238,15 +250,17 @@ def test_ci_that_is_interrupted_has_failed(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run_stage", run_stage)
-    monkeypatch.setattr(run, "stages", lambda python, also: [run.Stage(["lint"], 1)])
+    monkeypatch.setattr(
+        run, "stages", lambda python, also: [run.Stage(["lint"], sys.executable, 1)]
+    )
     monkeypatch.setattr(run, "signal", SimpleNamespace(signal=lambda *_: None, SIGTERM=15))
     assert run.ci(run.Call(Path(sys.executable), sys.executable, [])) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("ci FAILED: lint")
 
 
 def test_ci_tests_on_a_second_python_if_there_is_one(run: ModuleType) -> None:
-    tested = [stage.command for stage in run.stages("one", "two") if stage.command[0] == "test"]
-    assert tested == [["test", "--python", "one"], ["test", "--python", "two"]]
+    tested = [stage.python for stage in run.stages("one", "two") if stage.command == ["test"]]
+    assert tested == ["one", "two"]
 
 
 @pytest.mark.skipif(
@@ -275,7 +289,7 @@ def test_a_stage_that_hangs_is_ended_with_everything_it_started(
     stand_in = SimpleNamespace(Popen=Impatient, TimeoutExpired=subprocess.TimeoutExpired)
     monkeypatch.setattr(run, "subprocess", stand_in)
     monkeypatch.setattr(run, "ROOT", tmp_path)
-    _, code = run.run_stage(run.Stage(["anything"], 1))
+    _, code = run.run_stage(run.Stage(["anything"], sys.executable, 1))
     assert code == 124
     stat = Path("/proc", pid_file.read_text().rstrip("."), "stat")
     until(lambda: is_gone(stat))

@@ -58,8 +58,9 @@ from .frames import (
 )
 from .headers import HeaderDecoder, Headers, MalformedHeaders
 from .limits import WORK_OF_A_PONG, Allowance, Limits
-from .sending import MOST_DATA_FRAME, Buffer, SendingHalf
+from .sending import MOST_DATA_FRAME, RESET_BY_PEER, Buffer, SendingHalf
 from .settings import (
+    DEFAULT_FRAME_SIZE,
     DEFAULT_TABLE_SIZE,
     DEFAULT_WINDOW,
     INITIAL_WINDOW_SIZE,
@@ -159,7 +160,6 @@ class Connection(SendingHalf):
         self._settings_left = Allowance(limits.settings, "SETTINGS")
         self._empty_left = Allowance(limits.empty_data, "DATA frames without content")
         self._updates_left = Allowance(limits.window_updates, "WINDOW_UPDATEs")
-        self._ignored_left = Allowance(limits.ignored_frames, "frames without use")
 
         self._introduce()
 
@@ -310,7 +310,12 @@ class Connection(SendingHalf):
                     else:
                         events.append((DATA_RECEIVED, stream_id, data[start:stop], False))
                     continue
-            if kind == HEADERS and flags | END_STREAM == _WHOLE_BLOCK and stop <= end:
+            if (
+                kind == HEADERS
+                and flags | END_STREAM == _WHOLE_BLOCK
+                and stop <= end
+                and length <= DEFAULT_FRAME_SIZE  # longer ones must pass `_check_size`
+            ):
                 self._on_block(stream_id & MOST_STREAM_ID, data[start:stop], flags & END_STREAM)
                 at = stop
                 continue
@@ -445,7 +450,10 @@ class Connection(SendingHalf):
         stream = self._streams.get(stream_id)
         if stream is None:
             self._credit(length)
-            self._on_late_frame(DATA, stream_id)
+            if 0 < length <= self._resets.get(stream_id, 0):
+                self._resets[stream_id] -= length
+            else:
+                self._on_late_frame(DATA, stream_id)
             return False
         problem = None
         stream.received += length
@@ -664,7 +672,7 @@ class Connection(SendingHalf):
             self._ignored_left.spend(self._work)
             return
         (code,) = frames.unpack_number(payload)
-        self._remember_reset(stream_id, ours=False)
+        self._remember_reset(stream_id, RESET_BY_PEER)
         self._forget(stream)
         self.events.append(
             (STREAM_RESET, stream_id, (code, f"the peer reset it: {code_name(code)}"), True)
@@ -751,7 +759,7 @@ class Connection(SendingHalf):
         if self.is_client:
             for stream in [each for each in self._streams.values() if each.id > last_id]:
                 self._dropped_by_goaway.add(stream.id)
-                self._remember_reset(stream.id, ours=True)
+                self._remember_reset(stream.id, stream.granted - stream.received)
                 self._forget(stream)
                 reason = f"the peer goes away without it: {code_name(code)}"
                 self.events.append(
@@ -799,12 +807,13 @@ class Connection(SendingHalf):
     def _fail_stream(self, stream: Stream, code: ErrorCode, reason: str) -> None:
         """A stream error (5.4.2): reset it, tell the owner, go on."""
         self._forget(stream)
-        self._refuse(stream.id, code)
+        self._refuse(stream.id, code, max(0, stream.granted - stream.received))
         self.events.append((STREAM_RESET, stream.id, (code, reason), False))
 
-    def _refuse(self, stream_id: int, code: ErrorCode) -> None:
+    def _refuse(self, stream_id: int, code: ErrorCode, still_granted: int | None = None) -> None:
         """Reset a stream because of what the peer did; it counts like a reset by the peer."""
-        self._remember_reset(stream_id, ours=True)
+        window = self._new_stream_window if still_granted is None else still_granted
+        self._remember_reset(stream_id, window)
         self._reply(frames.reset_frame(stream_id, code))
         self._resets_left.spend(self._streams_completed)
 
@@ -831,9 +840,8 @@ class Connection(SendingHalf):
     def _on_late_frame(self, kind: int, stream_id: int) -> None:
         """DATA or HEADERS on a stream that is not open: an accident, or an error (5.1)."""
         self._check_not_idle(kind, stream_id)
-        if self._resets.get(stream_id) is False:
-            # It had said itself that there would be no more.
-            self._refuse(stream_id, ErrorCode.STREAM_CLOSED)
+        if self._resets.get(stream_id) == RESET_BY_PEER:
+            self._refuse(stream_id, ErrorCode.STREAM_CLOSED, 0)
             return
         crossed = (
             stream_id in self._resets

@@ -50,6 +50,10 @@ _MOST_INDEXED = 512
 # A run of indexed fields at the start of a block, one octet each (RFC 7541, 6.1).
 _INDEXED = re.compile(rb"[\x80-\xfe]*").match
 
+# Updates of the table's size at the start of a block (RFC 7541, 6.3). Two are enough (4.2); a
+# block full of them would keep the library busy for a tenth of a second and mean nothing.
+_TOO_MANY_RESIZES = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]{0,4}[\0-\x7f]){5}").match
+
 # Caches hold this many blocks and are emptied when they are full. Programs have fewer methods;
 # and what differs with each call must not pile up.
 _MOST_BLOCKS = 256
@@ -320,6 +324,9 @@ class HeaderDecoder:
             if _list_size(fields) > self._most_decoded:
                 raise self._too_large()
             return fields, True
+        if _TOO_MANY_RESIZES(block):
+            reason = "a header block resizes the table again and again"
+            raise RemoteProtocolError(ErrorCode.COMPRESSION_ERROR, reason)
         try:
             fields = tuple([(name, value) for name, value in self._hpack.decode(block, raw=True)])
         except hpack.OversizedHeaderListError as error:

@@ -62,7 +62,8 @@ class Limits:
     window_updates: int = 10_000
 
     # Frames that are ignored: PRIORITY, unknown types, frames for streams that ended meanwhile,
-    # repeated GOAWAY, 1xx responses.
+    # repeated GOAWAY, 1xx responses. DATA that crosses our RST_STREAM does not count as long as it
+    # fits the window that the stream had: a cancelled stream of small messages has thousands.
     ignored_frames: int = 10_000
 
     # Answers (PING and SETTINGS acknowledgements, RST_STREAM) that wait in `outgoing` because the
@@ -84,6 +85,10 @@ class Allowance:
         self.left = most
         self.seen = 0  # the amount of useful work at the last spending
         self.what = what
+
+    def earn(self, count: int) -> None:
+        """Give back what is not the peer's doing."""
+        self.left = min(self.most, self.left + count)
 
     def spend(self, work: int) -> None:
         """Take one, after giving back what `work` (a total that only grows) has earned."""

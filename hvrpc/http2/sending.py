@@ -33,7 +33,7 @@ from .events import STREAM_WRITABLE, Event
 from .fields import Field, Fields
 from .frames import END_HEADERS, END_STREAM, HEADERS, MOST_STREAM_ID, pack_header
 from .headers import HeaderEncoder
-from .limits import Limits
+from .limits import Allowance, Limits
 from .settings import DEFAULT_FRAME_SIZE, DEFAULT_WINDOW, PeerSettings, Settings
 from .streams import CLOSED, ENDING, NOTHING, OPEN, Pending, Stream
 from .windows import ReceiveWindow
@@ -49,6 +49,9 @@ MOST_DATA_FRAME: Final = 128 * 1024
 # `pump` stops here: enough for one large `sendmsg`, little enough that PING answers and small
 # calls get their turn soon.
 _MOST_BUFFERS: Final = 32
+
+# In the memory of resets: the peer said itself that no more would come.
+RESET_BY_PEER: Final = -1
 
 _HEAD_END: Final = END_HEADERS | END_STREAM
 
@@ -82,9 +85,11 @@ class SendingHalf:
         self._highest = -1 if client else 0
         self._new_stream_window = max(settings.stream_window, DEFAULT_WINDOW)
         self._window = ReceiveWindow(DEFAULT_WINDOW)
-        # Ids of streams that were reset: True by us, False by the peer. Oldest first.
-        self._resets: dict[int, bool] = {}
+        # Streams that were reset, oldest first: how much DATA may still arrive that was sent before
+        # our RST_STREAM got there, or RESET_BY_PEER.
+        self._resets: dict[int, int] = {}
         self._resets_forgotten = 0
+        self._ignored_left = Allowance(limits.ignored_frames, "frames without use")
         # Useful work, which gives back the allowances of `limits.py`.
         self._streams_completed: int = 0
         self._data_frames: int = 0
@@ -295,8 +300,10 @@ class SendingHalf:
         if stream is None:
             return
         self.outgoing.append(frames.reset_frame(stream_id, code))
-        self._remember_reset(stream_id, ours=True)
+        self._remember_reset(stream_id, stream.granted - stream.received)
         self._forget(stream)
+        # What crosses our own wish to stop is no nuisance: headers, trailers, RST_STREAM.
+        self._ignored_left.earn(3)
 
     def stop_receiving(self, stream_id: int) -> None:
         """Tell the peer that the rest of its message is not wanted, after our side has ended.
@@ -458,8 +465,8 @@ class SendingHalf:
             stream.pending = None
         self._credit(stream.received - stream.consumed)
 
-    def _remember_reset(self, stream_id: int, *, ours: bool) -> None:
-        self._resets[stream_id] = ours
+    def _remember_reset(self, stream_id: int, still_granted: int) -> None:
+        self._resets[stream_id] = still_granted
         if len(self._resets) > self.limits.remembered_resets:
             oldest = next(iter(self._resets))
             del self._resets[oldest]

@@ -77,6 +77,9 @@ _CODES: Final[dict[type[RemoteError], int]] = {
     MethodNotFound: METHOD_NOT_FOUND,
     InvalidParams: INVALID_PARAMS,
 }
+CANCEL_COMES_WITHIN: Final = 1.0
+"""Seconds after a caller's deadline in which its cancel should have come. It is not waited for longer:
+a caller that has died sends none."""
 SHORTENED: Final = 500
 """Characters of an error's message that are sent when all of it cannot be."""
 LEAST_MESSAGE: Final = 4096
@@ -146,15 +149,22 @@ class MsgpackCore(Core):
 
     def take(self, data: Buffer | None = None) -> Work | None:
         decoder = self._decoder
-        if data is not None:
-            decoder.feed(data)
         pending = self.pending
         methods = self.methods
         in_flight = self._in_flight
         # While we wait for answers ourselves we have to read on, for the answers come on the same
         # connection; then twice as many calls are taken, and the rest is refused.
-        while decoder.has_more and ((running := len(self.active)) < in_flight or pending):
-            message = decoder.next()
+        while True:
+            if data is not None:
+                message = decoder.first(data)
+                data = None
+            elif not decoder.has_more:
+                return None
+            elif len(self.active) < in_flight or pending:
+                message = decoder.next()
+            else:
+                decoder.release()
+                return None
             if message is None:
                 self.target = decoder.target
                 return None
@@ -182,7 +192,7 @@ class MsgpackCore(Core):
                             or type(params) is not list
                             or type(number) is not int
                             or number in self.active
-                            or running >= 2 * in_flight
+                            or len(self.active) >= 2 * in_flight
                         ):
                             work = self._special_request(number, name, params)
                             if work is None:
@@ -207,9 +217,6 @@ class MsgpackCore(Core):
                     f"it sends something that is not a message: {_short(message)}"
                 ) from error
             raise broken(f"it sends something that is not a message: {_short(message)}")
-        if decoder.has_more:
-            decoder.release()
-        return None
 
     def _late(self, number: Any) -> None:
         """A response nobody waits for. Counted, never matched to another call."""
@@ -456,12 +463,15 @@ class MsgpackCore(Core):
             self._serve_specially(work)
             return
         try:
-            args, kwargs = method.bind(params, named)
-        except BadValue as bad:
-            self._finish_error(number, INVALID_PARAMS, str(bad))
-            return
-        try:
-            value = method.function(*args, **kwargs) if kwargs else method.function(*args)
+            if named is None and len(params) == method.arity:
+                value = method.function(*params)
+            else:
+                try:
+                    args, kwargs = method.bind(params, named)
+                except BadValue as bad:
+                    self._finish_error(number, INVALID_PARAMS, str(bad))
+                    return
+                value = method.function(*args, **kwargs)
         except BaseException as error:
             self._raised(number, method, error)
             return
@@ -564,7 +574,7 @@ class MsgpackCore(Core):
             if seconds is None:
                 result = await value
             else:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(seconds + CANCEL_COMES_WITHIN):
                     result = await value
         except BaseException as error:
             self._raised(number, method, error)

@@ -117,6 +117,7 @@ class Method:
     """One method of a service."""
 
     __slots__ = (
+        "arity",
         "bind",
         "description",
         "function",
@@ -135,6 +136,7 @@ class Method:
             inner = type(inner).__call__
         self.name = name
         self.function = function
+        self.arity = compiled.arity
         self.bind = compiled.bind
         self.write = compiled.write
         self.is_stream = compiled.is_stream

@@ -63,6 +63,8 @@ class Signature:
     write: Writer | None
     injected: tuple[Injected, ...]
     is_stream: bool
+    arity: int
+    """How many parameters it takes, if they need no look at all: no hints, no defaults; else -1."""
     _description: dict[str, Any]
 
     def describe(self) -> dict[str, Any]:
@@ -117,11 +119,13 @@ def signature(
     wire_parameters = [parameter for parameter in parameters if parameter.name not in names]
     is_stream, item = _result(function, found.get("return", Any))
     in_quotes = hints.function_names(function)
+    compiled = _compiled(name, wire_parameters, in_quotes)
     return Signature(
-        bind=_binder(name, _compiled(name, wire_parameters, in_quotes)),
+        bind=_binder(name, compiled),
         write=_result_writer(name, item, registered, in_quotes),
         injected=supplied,
         is_stream=is_stream,
+        arity=_arity(compiled),
         _description=_describe(function, wire_parameters, is_stream, item),
     )
 
@@ -184,6 +188,13 @@ def _parameter_rule(name: str, parameter: inspect.Parameter, in_quotes: Mapping[
         return rule(parameter.annotation, in_quotes)
     except TypeError as error:
         raise TypeError(f"{name}(), parameter {parameter.name!r}: {error}") from error
+
+
+def _arity(parameters: list[_Parameter]) -> int:
+    plain = all(
+        each.kind in _POSITIONAL and each.required and each.rule.read is None for each in parameters
+    )
+    return len(parameters) if plain else -1
 
 
 def _binder(name: str, parameters: list[_Parameter]) -> Bind:

@@ -39,6 +39,9 @@ TOGETHER: Final = 32 * 1024
 KEPT_BUFFER: Final = 1024 * 1024
 """A packer that had to grow beyond this is not kept."""
 
+FIRST_BUFFER: Final = 4 * 1024
+"""What a codec sets aside for a connection that may never say much; it grows with use."""
+
 LEAST: Final = 4 * 1024
 """Bytes of a large value that must have arrived before room is made for the rest."""
 TRUST: Final = 64
@@ -86,6 +89,7 @@ class Decoder:
             timestamp=_TIMESTAMPS_AS_DATETIME,
             ext_hook=self._ext_hook,
             max_buffer_size=0,  # measured here, against the message and not the buffer
+            read_size=FIRST_BUFFER,
             max_str_len=limits.message,
             max_bin_len=limits.message,
             max_ext_len=limits.message,
@@ -109,6 +113,23 @@ class Decoder:
         self._chunk = data
         self.has_more = True
 
+    def first(self, data: Buffer) -> Any | None:
+        """`feed` and `next` in one: for the usual case, one message in one piece, every call counts."""
+        self._feed(data)
+        self._fed += len(data)  # type: ignore[arg-type]
+        self._chunk = data
+        if self._ready is None:
+            try:
+                message = self._unpack()
+            except Exception as error:
+                self._failed(error)
+                return None
+            self._start = consumed = self._consumed()
+            self.has_more = consumed != self._fed
+            return message
+        self.has_more = True
+        return self.next()
+
     def release(self) -> None:
         """The buffer that was fed is about to be filled with something else, perhaps from another
         connection: look into it no more. The codec has its own copy."""
@@ -124,15 +145,19 @@ class Decoder:
             return ready
         try:
             message = self._unpack()
-        except msgpack.OutOfData:
-            self.has_more = False
-            self._incomplete()
-            return None
         except Exception as error:
-            raise broken(f"what it sends is not msgpack ({_words(error)})", error) from error
+            self._failed(error)
+            return None
         self._start = consumed = self._consumed()
         self.has_more = consumed != self._fed
         return message
+
+    def _failed(self, error: Exception) -> None:
+        """The codec has raised: the end of what there is, or nonsense."""
+        if not isinstance(error, msgpack.OutOfData):
+            raise broken(f"what it sends is not msgpack ({_words(error)})", error) from error
+        self.has_more = False
+        self._incomplete()
 
     def _incomplete(self) -> None:
         """A message has begun and not ended: is it too long, or one with a large value?"""
@@ -331,7 +356,10 @@ class Encoder:
 
     def _packer(self, default: Callable[[Any], Any] | None) -> Callable[[Any], bytes]:
         pack: Callable[[Any], bytes] = msgpack.Packer(
-            datetime=self._ours, unicode_errors="surrogateescape", default=default
+            datetime=self._ours,
+            unicode_errors="surrogateescape",
+            default=default,
+            buf_size=FIRST_BUFFER,
         ).pack
         return pack
 

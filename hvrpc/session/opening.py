@@ -95,6 +95,8 @@ class Policy:
             return retrying(once)
         except tenacity.RetryError as error:
             raise record.summary() from error.last_attempt.exception()
+        except _WORTH_REPEATING as error:  # the user's policy did not want to
+            raise record.summary() from error
 
     async def open_async(
         self,
@@ -118,6 +120,8 @@ class Policy:
             return await retrying(once)
         except tenacity.RetryError as error:
             raise record.summary() from error.last_attempt.exception()
+        except _WORTH_REPEATING as error:  # the user's policy did not want to
+            raise record.summary() from error
 
     def _settings(self, deadline: float | None) -> dict[str, Any]:
         """What tenacity shall do: the user's policy, within the deadline, for errors that may pass."""

@@ -173,7 +173,7 @@ class _Run:
     @property
     def output(self) -> str:
         with self._changed:
-            return self._output.decode(errors="replace")
+            return self._output.decode(errors="replace").replace("\r\n", "\n")
 
     def _read(self) -> None:
         """Read what it prints, and what it says about itself in between."""

@@ -64,7 +64,7 @@ frames = st.builds(
 
 
 @given(st.lists(frames, max_size=20), st.sampled_from(list(Role)), st.integers(1, 100))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_random_frames(chunks: list[bytes], role: Role, step: int) -> None:
     connection = prepared(role)
     greeting = wire.SettingsFrame(0).serialize() + wire.SettingsFrame(0, flags=["ACK"]).serialize()

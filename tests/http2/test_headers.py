@@ -27,7 +27,7 @@ field_lists = st.lists(st.tuples(names, values), max_size=8).map(tuple)
 
 
 @given(st.lists(st.tuples(field_lists, field_lists), max_size=12), st.integers(0, 6000))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_hpack_decodes_every_block_that_we_encode(
     messages: list[tuple[Fields, Fields]], table: int
 ) -> None:
@@ -195,8 +195,8 @@ def test_a_block_means_something_else_once_the_table_has_changed(trailers: bool)
 
 def test_a_known_list_with_more_fields_shares_its_base() -> None:
     theirs, ours = HeaderEncoder(), decoder()
-    for _ in range(2):
-        stable = ours.decode_initial(theirs.encode(REQUEST))
+    ours.decode_initial(theirs.encode(REQUEST))
+    stable = ours.decode_initial(theirs.encode(REQUEST))
     stable.memo = "parsed once"
     for number in range(3):
         extra = ((b"grpc-timeout", b"%dm" % number), (b"x", b"y"))
@@ -283,6 +283,8 @@ def test_an_hpack_bomb_ends_the_connection(padding: int) -> None:
         "0001617f",  # ends within a length
         "000161ffffffffffffff7f",  # a length beyond all bounds
         "3fe2ffff01",  # a table larger than we allow
+        "20" * 5,  # more sizes of the table than anybody needs
+        "3fe11f" * 5,
         "823f00",  # a new table size in the middle
         "00818000",  # Huffman code that is not complete
         "0001618100",

@@ -104,7 +104,7 @@ def late_reset(peer: Peer, _number: int) -> None:
 def late_data(peer: Peer, _number: int) -> None:
     if peer.connection.open_streams:
         peer.connection.reset_stream(1)
-    peer.send(peer.data(1, b"x"))
+    peer.send(peer.data(1))
 
 
 FLOODS: list[Callable[[Peer, int], None]] = [
@@ -178,6 +178,22 @@ def test_answered_pings_of_ours_stand_for_time_that_passed() -> None:
     assert not peer.connection.has_ended
 
 
+def test_what_crosses_our_own_cancellations_is_no_flood() -> None:
+    """A cancelled stream of small messages: its window may be full of them."""
+    peer = Peer(Role.CLIENT, Settings(stream_window=65_535), SMALL)
+    stream_id = 0
+    for _ in range(20):
+        stream_id = peer.connection.open_stream(REQUEST)
+        peer.connection.reset_stream(stream_id)
+        peer.send(peer.headers(stream_id, RESPONSE))
+        peer.send(*(peer.data(stream_id, bytes(100)) for _ in range(655)))
+        peer.send(peer.headers(stream_id, TRAILERS, end=True), peer.reset(stream_id))
+        peer.received()
+    with pytest.raises(RemoteProtocolError) as caught:
+        peer.send(*(peer.data(stream_id, bytes(100)) for _ in range(20)))
+    assert caught.value.code is CALM
+
+
 def test_an_allowance_never_exceeds_its_size() -> None:
     allowance = Allowance(5, "things")
     allowance.spend(1_000_000 + WORK_OF_A_PONG)
@@ -229,6 +245,14 @@ def test_a_frame_that_is_too_long_is_refused_before_it_has_arrived(head: bytes) 
     peer = Peer(limits=SMALL)
     with pytest.raises(RemoteProtocolError) as caught:
         peer.send(head)
+    assert caught.value.code is CALM
+
+
+@pytest.mark.parametrize("more", [1, 100_000])
+def test_a_header_block_that_is_too_long_is_refused_also_when_it_came_at_once(more: int) -> None:
+    peer = Peer()
+    with pytest.raises(RemoteProtocolError) as caught:
+        peer.send(wire.HeadersFrame(1, b"x" * (64 * 1024 + more), flags=["END_HEADERS"]))
     assert caught.value.code is CALM
 
 

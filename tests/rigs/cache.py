@@ -29,6 +29,20 @@ def open_cache(argument: str | None) -> Path:
     return folder
 
 
+@contextmanager
+def scratch_folder(cache: Path) -> Iterator[Path]:
+    """A folder for this run only. Those of runs that were killed are cleared away."""
+    for old in cache.glob("run-*"):
+        if not Path("/proc", old.name.removeprefix("run-")).exists():
+            shutil.rmtree(old, ignore_errors=True)
+    folder = cache / f"run-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def make_once(folder: Path, recipe: str, make: Callable[[Path], None]) -> Path:
     """Let `make` fill the folder, unless that was done before with this recipe."""
     stamp = folder.with_name(folder.name + ".recipe")

@@ -40,6 +40,15 @@ def rig_role(command_line: Path = Path("/proc/cmdline")) -> str | None:
     return role if GUEST_TOKEN + role in words else None
 
 
+def under_wine() -> bool:
+    """Whether this Windows is Wine, for tests that need what only the real one does."""
+    if sys.platform != "win32":
+        return False
+    import ctypes
+
+    return hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
+
+
 def refuse_vsock_outside_rig() -> None:
     """Make every attempt of this process to open AF_VSOCK fail, unless it runs in a rig guest.
 

@@ -101,23 +101,23 @@ class Peer:
         self.dead_at: float | None = None
 
     def wait(self, seconds: float) -> None:
-        """Somebody waits for an answer for so long, and acts on every verdict."""
+        """Somebody receives for so long, a tick at a time, and acts on every verdict."""
         until = self.now + seconds
-        self.heartbeat.expecting(self.now)
-        while self.dead_at is None:
-            verdict = self.heartbeat.due(self.now)
+        tick = self.heartbeat.interval
+        while self.dead_at is None and self.now < until:
+            tick = min(tick, until - self.now)
+            self.now += tick
+            verdict = self.heartbeat.due(self.now, tick)
             if verdict is Verdict.DEAD:
                 self.dead_at = self.now
             elif verdict is Verdict.PING:
                 self.pings += 1
+                tick = self.heartbeat.interval
                 if self.alive:
                     self.heartbeat.heard()
             elif isinstance(verdict, Wait):
-                assert verdict.seconds > 0, "a wait that is no wait is a loop that spins"
-                if self.now + verdict.seconds > until:
-                    break
-                self.now += verdict.seconds
-        self.now = max(self.now, until) if self.dead_at is None else self.now
+                tick = verdict.seconds
+                assert tick > 0, "a wait that is no wait is a loop that spins"
 
     def rest(self, seconds: float) -> None:
         """Nothing is expected for so long."""

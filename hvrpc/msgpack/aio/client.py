@@ -341,6 +341,20 @@ class PeerCaller(Caller):
         return self._get()
 
 
+class _Signal:
+    """Wakes the reader of a stream. The call knows this and not the stream, which nobody would ever
+    collect otherwise."""
+
+    __slots__ = ("waiter",)
+
+    def __init__(self) -> None:
+        self.waiter: asyncio.Future[None] | None = None
+
+    def __call__(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
 class ResultStream:
     """The items of a streaming result, as they come."""
 
@@ -361,12 +375,7 @@ class ResultStream:
         self._grant_after = max(window // 2, 1)
         self._taken = 0
         self._over = False
-        self._waiter: asyncio.Future[None] | None = None
-        call.wake = self._wake
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._signal = call.wake = _Signal()
 
     def __aiter__(self) -> Self:
         return self
@@ -389,10 +398,10 @@ class ResultStream:
         connection = self._connection
         connection.look_out()
         loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        late_at = None if self._limit is None else loop.call_later(self._limit, self._wake)
+        waiter = self._signal.waiter = loop.create_future()
+        late_at = None if self._limit is None else loop.call_later(self._limit, self._signal)
         try:
-            await self._waiter
+            await waiter
             if not self._call.items and not self._call.ended:
                 raise late(
                     connection.core, self._call, self._method, self._caller.address, self._limit
@@ -401,7 +410,7 @@ class ResultStream:
             self.cancel()
             raise
         finally:
-            self._waiter = None
+            self._signal.waiter = None
             if late_at is not None:
                 late_at.cancel()
 

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from ... import sockets
 from ...addresses import Address
@@ -28,8 +28,6 @@ from ..threads.session import VALIDATE_WITHIN
 from .connection import Connection
 
 logger = logging.getLogger("hvrpc.session")
-
-T = TypeVar("T")
 
 
 class Session(Generic[CoreT]):
@@ -105,7 +103,9 @@ class Session(Generic[CoreT]):
                 outcome=Outcome.NOT_SENT,
             ) from None
 
-    async def _unless_closed(self, opening: Coroutine[Any, Any, T]) -> T:
+    async def _unless_closed(
+        self, opening: Coroutine[Any, Any, Connection[CoreT]]
+    ) -> Connection[CoreT]:
         """Give up opening when the session is closed meanwhile."""
         attempt = asyncio.ensure_future(opening)
         closing = asyncio.ensure_future(self._closing.wait())
@@ -114,6 +114,10 @@ class Session(Generic[CoreT]):
             if not attempt.done():
                 self._check_open()
             return await attempt
+        except BaseException:
+            if _has_result(attempt):  # we were cancelled just when it succeeded
+                attempt.result().end(ConnectionAbortedError("given up"))
+            raise
         finally:
             for task in (attempt, closing):
                 task.cancel()
@@ -171,7 +175,12 @@ class Session(Generic[CoreT]):
 
         # Not the loop's executor: closing the loop would wait until nobody has answered.
         threading.Thread(target=connect, name="hvrpc-connect", daemon=True).start()
-        return await connected
+        try:
+            return await connected
+        except asyncio.CancelledError:
+            if _has_result(connected):  # just then
+                connected.result().abort()
+            raise
 
     async def _validate(self, connection: Connection[CoreT], deadline: float | None) -> None:
         hello = connection.make_call()
@@ -263,3 +272,7 @@ class Session(Generic[CoreT]):
                 outcome=Outcome.NOT_SENT,
                 remedy="open a new one",
             )
+
+
+def _has_result(future: asyncio.Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None

@@ -123,7 +123,10 @@ class Connection(Generic[CoreT]):
                 failed: OSError | None = None
                 done = True
                 try:
-                    done = self._send_queued()
+                    if len(queue) == 1 and not self._blocked and type(queue[0]) is bytes:
+                        done = self._send_one(queue.popleft())
+                    else:
+                        done = self._send_queued()
                 except OSError as error:
                     failed = error
                 finally:
@@ -140,6 +143,18 @@ class Connection(Generic[CoreT]):
             self._interrupted(error)
             raise
         return True
+
+    def _send_one(self, item: bytes) -> bool:
+        """Nearly always: one small message, and room for it."""
+        try:
+            sent = self._send(item, SEND_NOW)
+        except OSError:
+            self._queue.appendleft(item)
+            return self._send_queued()  # the error comes again, and is dealt with there
+        if sent == len(item):
+            return True
+        self._rest = memoryview(item)[sent:]
+        return self._send_queued()
 
     def _send_queued(self) -> bool:
         queue = self._queue

@@ -6,13 +6,12 @@ python3 tests/rigs/vm/run.py [single|nested] [-- pytest arguments]
 import argparse
 import sys
 import tarfile
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from tests.rigs import project, stages
-from tests.rigs.cache import alone, open_cache
+from tests.rigs.cache import alone, open_cache, scratch_folder
 from tests.rigs.debian import need_programs
 from tests.rigs.options import new_parser, parse
 from tests.rigs.vm import images, qemu
@@ -33,8 +32,8 @@ def main(arguments: list[str]) -> int:
             made = images.make_images(cache, tools, nested=options.kind == "nested")
         if options.setup_only:
             return 0
-        with tempfile.TemporaryDirectory(dir=cache, prefix="run-") as scratch:
-            return _run(made, tools, Path(scratch), options)
+        with scratch_folder(cache) as scratch:
+            return _run(made, tools, scratch, options)
     except stages.SetupError as error:
         stages.say(f"cannot be set up: {error}")
         return stages.SETUP_IMPOSSIBLE

@@ -6,13 +6,12 @@ python3 tests/rigs/windows/run.py [--python 3.12|3.13] [-- pytest arguments]
 import argparse
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from tests.rigs import project, stages
-from tests.rigs.cache import alone, open_cache
+from tests.rigs.cache import alone, open_cache, scratch_folder
 from tests.rigs.debian import need_programs
 from tests.rigs.options import new_parser, parse
 from tests.rigs.windows import interpreter, wine
@@ -42,8 +41,8 @@ def main(arguments: list[str]) -> int:
             return stages.SETUP_IMPOSSIBLE
         if options.setup_only:
             return 0
-        with tempfile.TemporaryDirectory(dir=cache, prefix="run-") as scratch:
-            return _run(python, prefix, Path(scratch), cache, options)
+        with scratch_folder(cache) as scratch:
+            return _run(python, prefix, scratch, cache, options)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -15,10 +15,9 @@ import os
 def install(machine: str) -> None:
     import _socket
     import ctypes
-    import uuid
 
     partition = os.environ.get("HVSHIM_PARTITION", "host")
-    guest = None if partition == "host" else uuid.UUID(partition).bytes_le
+    guest = None if partition == "host" else guid(partition)
     require_registration = os.environ.get("HVSHIM_REQUIRE_REGISTRATION") == "1"
     shim = ctypes.CDLL(os.path.join(os.path.dirname(__file__), "hvshim.dll"))
     module = os.path.basename(_socket.__file__)
@@ -27,6 +26,13 @@ def install(machine: str) -> None:
     )
     if replaced <= 0:
         raise OSError(f"hvshim.dll cannot be installed into {module}: {replaced}")
+
+
+def guid(text: str) -> bytes:
+    """A GUID as Windows keeps it in memory."""
+    import uuid
+
+    return uuid.UUID(text).bytes_le
 
 
 if machine_name := os.environ.get("HVSHIM_MACHINE"):
