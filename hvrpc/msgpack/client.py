@@ -130,10 +130,49 @@ class Caller:
         :class:`hvrpc.DeadlineExceeded`, :class:`hvrpc.ConnectionLost`, :class:`hvrpc.OpenFailed`;
         `error.outcome` says whether the call may have run.
         """
-        if timeout is UNSET:
-            return self._call(method, params, named, self._timeout, None, idempotent)
-        options = None if timeout is None else {"timeout": timeout}
-        return self._call(method, params, named, timeout, options, idempotent)  # type: ignore[arg-type]
+        if timeout is not UNSET or named:
+            limit: Any = self._timeout if timeout is UNSET else timeout
+            options = None if timeout is UNSET or timeout is None else {"timeout": timeout}
+            return self._call(method, params, named, limit, options, idempotent)
+        # The usual case, written out: a function call more would cost a percent.
+        now = time.monotonic()
+        limit = self._timeout
+        deadline = None if limit is None else now + limit
+        connection = self._connection(deadline, now)
+        core = connection.core
+        call = Call()
+        core.request(method, params, call)
+        try:
+            connection.push()
+            if not connection.wait(call, deadline, limit):
+                raise late(core, call, method, self.address, limit)
+        except BaseException:
+            self._abandon(connection, call)
+            raise
+        if call.error is None and call.failure is None and not core.draining:
+            return call.value
+        return self._settle(connection, call, method, params, deadline, idempotent)
+
+    def _settle(
+        self,
+        connection: Connection[MsgpackCore],
+        call: Call,
+        method: str,
+        params: tuple[Any, ...],
+        deadline: float | None,
+        idempotent: bool,
+    ) -> Any:
+        """A call has ended in another way than with a value: repeat it, or raise."""
+        if connection.core.draining:
+            self._retire(connection)
+        if call.error is None and call.failure is None:
+            return call.value
+        failure = failure_of(call, method=method, address=self.address)
+        may = idempotent or method in self._idempotent
+        if not self._repeat(failure, 1, deadline, may):
+            raise failure
+        left = None if deadline is None else deadline - time.monotonic()
+        return self._call(method, params, None, left, None, idempotent, repetition=1)
 
     def _call(
         self,
@@ -143,10 +182,10 @@ class Caller:
         limit: float | None,
         options: Mapping[str, Any] | None,
         idempotent: bool,
+        repetition: int = 0,
     ) -> Any:
         now = time.monotonic()
         deadline = None if limit is None else now + limit
-        repetition = 0
         while True:
             connection = self._connection(deadline, now)
             core = connection.core
@@ -347,6 +386,7 @@ class Client(Caller):
 
 def flush_from_loop(connection: Connection[MsgpackCore]) -> Awaitable[object] | None:
     """Send what a coroutine has queued. Waiting for room is left to another thread."""
+    connection.work_done()
     if connection.push():
         return None
     return asyncio.get_running_loop().run_in_executor(None, connection.flush)

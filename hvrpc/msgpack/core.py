@@ -139,19 +139,14 @@ class MsgpackCore(Core):
     def filled(self, size: int) -> None:
         self._decoder.filled(size)
         self.target = self._decoder.target
-
-    def has_more(self) -> bool:
-        return self._decoder.has_more
-
-    @property
-    def throttled(self) -> bool:
-        return len(self.active) >= self._in_flight and not self.pending
+        self.has_more = self._decoder.has_more
 
     def take(self, data: Buffer | None = None) -> Work | None:
         decoder = self._decoder
         pending = self.pending
         methods = self.methods
         in_flight = self._in_flight
+        self.throttled = False
         # While we wait for answers ourselves we have to read on, for the answers come on the same
         # connection; then twice as many calls are taken, and the rest is refused.
         while True:
@@ -159,14 +154,17 @@ class MsgpackCore(Core):
                 message = decoder.first(data)
                 data = None
             elif not decoder.has_more:
+                self.has_more = False
                 return None
             elif len(self.active) < in_flight or pending:
                 message = decoder.next()
             else:
                 decoder.release()
+                self.throttled = self.has_more = True
                 return None
             if message is None:
                 self.target = decoder.target
+                self.has_more = False
                 return None
             try:
                 if type(message) is not list:
@@ -197,12 +195,14 @@ class MsgpackCore(Core):
                             work = self._special_request(number, name, params)
                             if work is None:
                                 continue
+                            self.has_more = decoder.has_more
                             return work
                         self.active[number] = None
                         # In this order: whoever says goodbye looks into `active` afterwards.
                         if self.leaving:
                             self._refuse_leaving(number)
                             continue
+                        self.has_more = decoder.has_more
                         return method, number, params, None, None
                 elif len(message) == 3 and message[0] == NOTIFICATION:
                     _, name, params = message
@@ -211,6 +211,7 @@ class MsgpackCore(Core):
                         method = self._special_notification(name, params)
                         if method is None:
                             continue
+                    self.has_more = decoder.has_more
                     return method, None, params, None, None
             except TypeError as error:  # a list where an id or a name should be
                 raise broken(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 MiB = 1024 * 1024
+LONGEST_MESSAGE = 2**31 - 1 - MiB
+"""What the codec can hold of a message that has not arrived completely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,16 @@ class Limits:
     """Items of a stream for a peer that does not know streams: it gets a list."""
     window: int = 1024
     """Items of a stream that may be on their way to a slow reader."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            most = LONGEST_MESSAGE if field.name == "message" else None
+            if value < 1 or (most is not None and value > most):
+                upper = "on" if most is None else f"to {most}"
+                raise ValueError(
+                    f"the limit {field.name!r} is a number from 1 {upper}, not {value!r}"
+                )
 
 
 DEFAULT = Limits()

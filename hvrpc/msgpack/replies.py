@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..errors import ConnectionLost, HvrpcError, InvalidParams, MethodNotFound, RemoteError
+from ..errors import CallError, HvrpcError, InvalidParams, MethodNotFound, RemoteError
 from ..session.core import Call
 from .core import INVALID_PARAMS, METHOD_NOT_FOUND
+from .values import short_repr
 
 _KINDS: Final[dict[Any, type[RemoteError]]] = {
     METHOD_NOT_FOUND: MethodNotFound,
@@ -43,7 +44,7 @@ def remote_error(error: Any, result: Any, *, method: str, address: str) -> Remot
             found = error.get("traceback")
             text = found if isinstance(found, str) else None
         case _:
-            message, data = f"the error is {error!r}", error
+            message, data = f"the error is {short_repr(error)}", error
     return _KINDS.get(code, RemoteError)(
         message, code=code, data=data, remote_traceback=text, address=address, method=method
     )
@@ -59,7 +60,7 @@ def failure_of(call: Call, *, method: str, address: str) -> HvrpcError:
     failure = call.failure
     if failure is None:
         return remote_error(call.error, call.value, method=method, address=address)
-    if isinstance(failure, ConnectionLost):
+    if isinstance(failure, CallError):
         failure.method = failure.method or method
         failure.address = failure.address or address
     return failure

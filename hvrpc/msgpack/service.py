@@ -197,6 +197,7 @@ class Service(Mapping[str, Method]):
                 self._add(prefix + name, known.function)
         elif isinstance(offered, Mapping):
             for name, each in offered.items():
+                _check_name(name)
                 if inspect.isroutine(each) or inspect.isclass(each):
                     self._add(prefix + name, each)
                 else:
@@ -231,8 +232,7 @@ class Service(Mapping[str, Method]):
         return register
 
     def _add(self, name: str, function: Callable[..., Any]) -> None:
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"a method's name is some text, not {name!r}")
+        _check_name(name)
         if name.startswith(RESERVED):
             raise ValueError(f"{name!r}: names that begin with {RESERVED} belong to hvrpc")
         if name in self._methods:
@@ -251,6 +251,11 @@ class Service(Mapping[str, Method]):
 
     def __len__(self) -> int:
         return len(self._methods)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"a method's name is some text, not {name!r}")
 
 
 def _methods_of(offered: Any) -> Iterable[tuple[str, Callable[..., Any]]]:

@@ -78,14 +78,11 @@ class Core(ABC):
         Raises :class:`hvrpc.ProtocolError` when the peer broke the protocol.
         """
 
-    @abstractmethod
-    def has_more(self) -> bool:
-        """Whether there are bytes that `take` has not come to yet."""
+    has_more: bool = False
+    """Whether there is something that `take` has not come to yet."""
 
-    @property
-    def throttled(self) -> bool:
-        """Whether so much work is under way that no more is taken for the moment."""
-        return False
+    throttled: bool = False
+    """Whether `take` stopped because so much work is under way: try again when some of it ends."""
 
     # --- The user's code -----------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from ..errors import UnsupportedError
 from . import causes, names
 from .listener import Endpoint, bind_to_free_port
 from .options import Options
+from .structs import set_option
 from .unix import size_buffers
 
 NAME: Final = "vsock"
@@ -74,7 +75,7 @@ def connect(
         _size_buffers(sock, options)
         # Rounded up: zero would stand for the system's own 2 s.
         limit = _TIMEVAL.pack(*divmod(math.ceil(timeout * 1_000_000), 1_000_000))
-        sock.setsockopt(AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, limit)
+        set_option(sock, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, limit)
         sock.connect((cid, port))
     except BaseException:
         sock.close()
@@ -128,8 +129,8 @@ def _size_buffers(sock: socket.socket, options: Options) -> None:
     # hv_sock looks at SO_SNDBUF and SO_RCVBUF, virtio at its own options: set both.
     size_buffers(sock, options, BUFFER)
     size = _U64.pack(options.receive_buffer or BUFFER)
-    sock.setsockopt(AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE, size)
-    sock.setsockopt(AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, size)
+    set_option(sock, AF_VSOCK, SO_VM_SOCKETS_BUFFER_MAX_SIZE, size)
+    set_option(sock, AF_VSOCK, SO_VM_SOCKETS_BUFFER_SIZE, size)
 
 
 _CID_OF_VM: Final = {

@@ -219,13 +219,13 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
 
     def _read_on(self) -> None:
         """Reading may go on, if it was stopped and there is room now."""
-        if not self._not_reading or self.ended or self.core.throttled:
+        if not self._not_reading or self.ended:
             return
         if not (self._paused and self._overfull()):
             self._not_reading = False
             if self._transport is not None:
                 self._transport.resume_reading()
-            if self.core.has_more():
+            if self.core.has_more:
                 self._digest(None)
 
     def _overfull(self) -> bool:

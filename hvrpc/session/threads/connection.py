@@ -50,6 +50,9 @@ SLICE: Final = 0.02
 """Seconds after which somebody who waits for room to send looks whether nobody reads any more."""
 STALLED_AFTER: Final = 30.0
 """Seconds without progress after which a peer that does not read is given up."""
+THROTTLED: Final = 0.05
+"""Seconds after which a connection that runs as many handlers as it may looks whether one has ended,
+should it not have been told."""
 MAX_QUEUED: Final = 16 * 1024 * 1024
 """Bytes that wait to be sent before we stop reading what would add to them: a peer that asks and
 never reads the answers cannot grow our memory."""
@@ -120,41 +123,37 @@ class Connection(Generic[CoreT]):
         queue = self._queue
         try:
             while self._writer.acquire(False):
-                failed: OSError | None = None
-                done = True
                 try:
                     if len(queue) == 1 and not self._blocked and type(queue[0]) is bytes:
-                        done = self._send_one(queue.popleft())
+                        # Nearly always: one small message, and room for it.
+                        item = queue.popleft()
+                        try:
+                            sent = self._send(item, SEND_NOW)
+                        except OSError:
+                            # It comes again in a moment, and is dealt with there.
+                            queue.appendleft(item)
+                            sent = -1
+                        if sent == len(item):
+                            done = True
+                        else:
+                            if sent >= 0:
+                                self._rest = memoryview(item)[sent:]
+                            done = self._send_queued()
                     else:
                         done = self._send_queued()
-                except OSError as error:
-                    failed = error
                 finally:
                     self._writer.release()
-                if failed is not None:
-                    self.end(failed)
-                    return True
                 # Somebody may have queued more between our last look and the release, and have
                 # seen that we were sending.
                 if not done or not queue:
                     return done
+        except OSError as error:
+            self.end(error)
         except BaseException as error:
             # It may have struck between the queue and the kernel: half a message may be missing.
             self._interrupted(error)
             raise
         return True
-
-    def _send_one(self, item: bytes) -> bool:
-        """Nearly always: one small message, and room for it."""
-        try:
-            sent = self._send(item, SEND_NOW)
-        except OSError:
-            self._queue.appendleft(item)
-            return self._send_queued()  # the error comes again, and is dealt with there
-        if sent == len(item):
-            return True
-        self._rest = memoryview(item)[sent:]
-        return self._send_queued()
 
     def _send_queued(self) -> bool:
         queue = self._queue
@@ -225,8 +224,12 @@ class Connection(Generic[CoreT]):
         while not self.push() and not self.ended:
             if self._blocked and not self._make_room(deadline):
                 return False
-        self._handler_done.set()
+        self.work_done()
         return True
+
+    def work_done(self) -> None:
+        """Some work has ended elsewhere, as a coroutine's does: who waits for that may go on."""
+        self._handler_done.set()
 
     def _make_room(self, deadline: float | None) -> bool:
         """Wait until the socket takes more. Reads what arrives, so that the peer can go on too."""
@@ -250,77 +253,83 @@ class Connection(Generic[CoreT]):
 
     # --- Waiting for an answer -------------------------------------------------------------------
 
-    def wait(self, call: Call, deadline: float | None) -> bool:
-        """Wait until a call is done; False when the deadline came first."""
+    def wait(self, call: Call, deadline: float | None, left: float | None = None) -> bool:
+        """Wait until a call is done; False when the deadline came first.
+
+        `left` is how far off the deadline is, for those who know: one look at the clock less.
+        """
         following = False
+        lead = self._lead
         try:
             while not call.done:
                 if self._blocked:
                     # One step at a time: what keeps the line busy need not be this call.
                     if not self.push() and not self._make_room(deadline):
                         return False
-                elif self._lead.acquire(False):
-                    if not self._lead_until(call, deadline):
-                        return False
+                elif lead.acquire(False):
+                    try:
+                        if not self._lead_until(call, deadline, left):
+                            return False
+                    finally:
+                        lead.release()
+                        if self._waiters:
+                            self._promote()
+                        if self.ended:
+                            self._dispose()
                 else:
                     following = True
                     if not self._follow(call, deadline):
                         return False
                     following = False
+                left = None
         except BaseException as error:
             if not following:  # sleeping does no harm, sending and reading half-way does
                 self._interrupted(error)
             raise
         return True
 
-    def _lead_until(self, call: Call, deadline: float | None) -> bool:
-        """Read for everybody until one's own call is done. The lead is held, and is given up."""
+    def _lead_until(self, call: Call, deadline: float | None, left: float | None) -> bool:
+        """Read for everybody until one's own call is done. The lead is held."""
         core = self.core
         recv = self._recv
         queue = self._queue
-        heartbeat = self._heartbeat
-        try:
-            if deadline is not None:
+        if deadline is not None:
+            if left is None:
                 left = deadline - time.monotonic()
-                if left < self._io.tick:
-                    self._io.set_tick(max(left, 0.001))
-            while not call.done:
-                if core.target is not None or self._blocked:
-                    self._receive()
-                else:
-                    try:
-                        data = recv(CHUNK)
-                    except BlockingIOError:
-                        if not self._silence(deadline):
-                            return False
-                        continue
-                    except OSError as error:
-                        self.end(error)
-                        return True
-                    if not data:
-                        self.end(None)
-                        return True
-                    if heartbeat is not None:
-                        heartbeat._heard = True
-                    try:
-                        work = core.take(data)
-                    except ProtocolError as error:
-                        self._broken(error)
-                        return True
-                    if work is not None:
-                        self._pass_on(work)
-                        self._digest()
-                    elif queue:
-                        self.push()
-                if deadline is not None and not call.done and time.monotonic() >= deadline:
-                    return False
-            return True
-        except BaseException as error:
-            # An interrupt may have struck between the kernel and the core: bytes may be missing.
-            self._interrupted(error)
-            raise
-        finally:
-            self._give_up_lead()
+            if left < self._io.tick:
+                self._io.set_tick(max(left, 0.001))
+        while True:
+            if core.target is not None or self._blocked:
+                self._receive()
+            else:
+                try:
+                    data = recv(CHUNK)
+                except BlockingIOError:
+                    if not self._silence(deadline):
+                        return False
+                    continue
+                except OSError as error:
+                    self.end(error)
+                    return True
+                if not data:
+                    self.end(None)
+                    return True
+                if self._heartbeat is not None:
+                    self._heartbeat._heard = True
+                try:
+                    work = core.take(data)
+                except ProtocolError as error:
+                    self._broken(error)
+                    return True
+                if work is not None:
+                    self._pass_on(work)
+                    self._digest()
+                elif queue:
+                    self.push()
+            if call.done:
+                return True
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
 
     def _follow(self, call: Call, deadline: float | None) -> bool:
         """Sleep while another thread reads. Returns when done, when leading is possible, or late."""
@@ -498,41 +507,65 @@ class Connection(Generic[CoreT]):
                 watch.discard(self)
 
     def _serve_as(self, me: object) -> None:
-        """The reading loop. The lead is held at the top of each turn."""
+        """Read, and run what arrives with the lead put down meanwhile.
+
+        The lead is held at the top of each turn, and given up in the end, unless somebody else reads
+        by then.
+        """
         core = self.core
+        take = core.take
+        serve = core.serve
+        lead = self._lead
         queue = self._queue
-        leading = True
+        backlog = self._backlog
         data: bytes | None = None
+        leading = True
         try:
             while not self.ended:
-                if not self._run_work(me, data):
-                    leading = False
+                if data is not None:
+                    work = take(data)
+                    data = None
+                elif self._overflow:
+                    work = None
+                elif backlog:
+                    work = backlog.popleft()
+                elif core.has_more:
+                    work = take()
+                else:
+                    work = None
+                if work is None:
+                    if queue:
+                        self.push()
+                    data = self._read_on()
+                    continue
+                self._handled = self.serving = self._handled + 1
+                if watch.asleep:
+                    watch.wake()
+                lead.release()
+                leading = False
+                if self._waiters:
+                    self._promote()
+                serve(work)
+                if self.stopping:
+                    self._handler_done.set()
+                if lead.acquire(False):
+                    leading = True
+                    if self._reader is not me:
+                        leading = False
+                        self._give_up_lead()
+                        self.flush()  # the successor may be receiving, and not look for a while
+                        return
+                elif self._return_to_lead(me):
+                    leading = True
+                else:
                     return
-                data = None
-                if queue:
+                self.serving = 0
+                # Answers that pile up, or are large, go out before more of them are made.
+                if queue and (len(queue) >= MANY_ANSWERS or type(queue[-1]) is tuple):
                     self.push()
-                if self._overflow:
-                    self._wait_for_room()
-                    continue
-                if core.throttled:
-                    self._wait_for_handler()
-                    continue
-                if core.target is not None or self._blocked:
-                    self._receive()
-                    continue
-                try:
-                    data = self._recv(CHUNK)
-                except BlockingIOError:
-                    self._silence(None)
-                    continue
-                except OSError as error:
-                    self.end(error)
-                    return
-                if not data:
-                    self.end(None)
-                    return
-                if self._heartbeat is not None:
-                    self._heartbeat._heard = True
+                    self._overflow = self._blocked and self._overfull()
+        except ProtocolError as error:
+            self._broken(error)
         except BaseException as error:
             self._interrupted(error)
             raise
@@ -540,51 +573,30 @@ class Connection(Generic[CoreT]):
             if leading:
                 self._give_up_lead()
 
-    def _run_work(self, me: object, data: bytes | None) -> bool:
-        """Run what has arrived, with the lead put down meanwhile. False: somebody else reads now."""
+    def _read_on(self) -> bytes | None:
+        """All that arrived was looked at, and the answers are on their way: receive more."""
         core = self.core
-        take = core.take
-        serve = core.serve
-        lead = self._lead
-        backlog = self._backlog
-        queue = self._queue
-        while not self.ended:
+        if self._overflow:
+            self._wait_for_room()
+        elif core.throttled:
+            self._wait_for_handler()
+        elif core.target is not None or self._blocked:
+            self._receive()
+        else:
             try:
-                if data is not None:
-                    work = take(data)
-                    data = None
-                elif backlog:
-                    work = backlog.popleft()
-                else:
-                    work = take()
-            except ProtocolError as error:
-                self._broken(error)
-                return True
-            if work is None:
-                return True
-            self._handled = self.serving = self._handled + 1
-            if watch.asleep:
-                watch.wake()
-            lead.release()
-            if self._waiters:
-                self._promote()
-            serve(work)
-            if self.stopping:
-                self._handler_done.set()
-            if not lead.acquire(False):
-                if not self._return_to_lead(me):
-                    return False
-            elif self._reader is not me:
-                self._give_up_lead()
-                return False
-            self.serving = 0
-            # Answers that pile up, or are large, go out before more of them are made.
-            if queue and (len(queue) >= MANY_ANSWERS or type(queue[-1]) is tuple):
-                self.push()
-                if self._blocked and self._overfull():
-                    self._overflow = True
-                    return True
-        return True
+                data = self._recv(CHUNK)
+            except BlockingIOError:
+                self._silence(None)
+                return None
+            except OSError as error:
+                self.end(error)
+                return None
+            if data:
+                if self._heartbeat is not None:
+                    self._heartbeat._heard = True
+                return data
+            self.end(None)
+        return None
 
     def _return_to_lead(self, me: object) -> bool:
         """Somebody else leads: a successor, or a caller for as long as its call takes. A caller
@@ -632,9 +644,10 @@ class Connection(Generic[CoreT]):
 
     def _wait_for_handler(self) -> None:
         """As many handlers run as may: read on when one of them has finished."""
+        if not self.ended:
+            self._handler_done.wait(THROTTLED)
         self._handler_done.clear()
-        if self.core.throttled and not self.ended:
-            self._handler_done.wait(1.0)
+        self.core.throttled = False  # take() will say so if it still is
 
     def _wait_for_room(self) -> None:
         """So many answers wait to be sent that no more are made until the peer has taken some."""
@@ -647,7 +660,7 @@ class Connection(Generic[CoreT]):
 
     def hand_over(self, *, anyway: bool) -> None:
         """Let another thread read on, if there is something to read. Called by the watch."""
-        more = anyway or self._backlog or self.core.has_more()
+        more = anyway or self._backlog or self.core.has_more
         if not more:
             try:
                 more = self._io.wait(readable=True, writable=False, seconds=0)[0]

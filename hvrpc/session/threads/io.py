@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from ...sockets.structs import set_option
+
 FOREVER: Final = 86_400.0
 
 _DONTWAIT: Final = getattr(socket, "MSG_DONTWAIT", 0)
@@ -44,9 +46,8 @@ class Io:
         if sys.platform != "win32":
             whole = int(seconds)
             fraction = max(int((seconds - whole) * 1_000_000), 0 if whole else 1)
-            self.socket.setsockopt(
-                socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(whole, fraction)
-            )
+            timeout = _TIMEVAL.pack(whole, fraction)
+            set_option(self.socket, socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
 
     def wait(self, *, readable: bool, writable: bool, seconds: float) -> tuple[bool, bool]:
         """Wait until it can be read, or written."""

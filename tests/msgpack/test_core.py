@@ -1,0 +1,726 @@
+"""The protocol by itself: bytes in, answers and finished calls out. No socket, no thread, no clock."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hvrpc import ConnectionLost, Outcome, ProtocolError, RemoteError
+from hvrpc.errors import HvrpcError
+from hvrpc.msgpack import Context, Limits, Service
+from hvrpc.msgpack.core import MAX_ID, MsgpackCore
+from hvrpc.msgpack.streams import ItemCall
+from hvrpc.session.core import Call
+
+HELLO = [0, 1, "$/hello", [{"hvrpc": 1}]]
+
+
+class Tools:
+    def __init__(self) -> None:
+        self.notes: list[Any] = []
+        self.contexts: list[Context] = []
+
+    def add(self, a: int, b: int) -> int:
+        return a + b
+
+    def note(self, value: Any) -> None:
+        self.notes.append(value)
+
+    def fail(self) -> None:
+        raise ValueError("boom")
+
+    def remember(self, context: Context) -> None:
+        self.contexts.append(context)
+
+    def count(self, n: int) -> Iterator[int]:
+        yield from range(n)
+
+    async def later(self) -> str:
+        await asyncio.sleep(0)
+        return "late"
+
+
+def make(
+    offered: Any = None, *, ours: bool = False, limits: Limits | None = None, **more: Any
+) -> MsgpackCore:
+    service = Service.of(offered)
+    core = MsgpackCore(
+        service,
+        says_hello=False,
+        limits=limits or Limits(),
+        descriptions=service.describe,
+        **more,
+    )
+    if ours:
+        receive(core, HELLO)
+        sent(core)
+    return core
+
+
+def receive(core: MsgpackCore, *messages: Any) -> None:
+    """Have messages arrive, in one piece, and run what they ask for."""
+    data = b"".join(each if isinstance(each, bytes) else msgpack.packb(each) for each in messages)
+    work = core.take(data)
+    while work is not None:
+        core.serve(work)
+        work = core.take()
+
+
+def sent(core: MsgpackCore) -> list[Any]:
+    """What was queued since the last look."""
+    unpacker = msgpack.Unpacker(strict_map_key=False, timestamp=3)
+    while core.outgoing:
+        item = core.outgoing.popleft()
+        for part in item if isinstance(item, tuple) else (item,):
+            unpacker.feed(part)
+    return list(unpacker)
+
+
+def asked(core: MsgpackCore, method: str = "m", *params: Any) -> Call:
+    call = Call()
+    core.request(method, params, call)
+    return call
+
+
+class TestRequestsOfThePeer:
+    def test_a_request_is_answered(self) -> None:
+        core = make(Tools())
+        receive(core, [0, 7, "add", [1, 2]])
+        assert sent(core) == [[1, 7, None, 3]]
+        assert not core.active
+
+    def test_many_in_one_piece_are_answered_in_order(self) -> None:
+        core = make(Tools())
+        receive(core, *([0, n, "add", [n, n]] for n in range(500)))
+        assert sent(core) == [[1, n, None, 2 * n] for n in range(500)]
+
+    @pytest.mark.parametrize("number", [0, 1, 127, 128, 2**32 - 1])
+    def test_any_id(self, number: int) -> None:
+        core = make(Tools())
+        receive(core, [0, number, "add", [1, 2]], [0, number, "nope", []])
+        assert [each[1] for each in sent(core)] == [number, number]
+
+    def test_a_name_as_bin(self) -> None:
+        core = make(tools := Tools())
+        receive(core, [0, 1, b"add", [1, 2]], [2, b"note", ["x"]])
+        assert sent(core) == [[1, 1, None, 3]]
+        assert tools.notes == ["x"]
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            "dc0004 00 01 a3616464 92 01 02",
+            "dd00000004 cc00 cd0001 d903616464 dc0002 d001 d10002",
+            "94 d300000000000000 00 cf0000000000000001 db00000003616464 dd00000002 01 02",
+        ],
+    )
+    def test_any_encoding(self, data: str) -> None:
+        core = make(Tools())
+        receive(core, bytes.fromhex(data))
+        assert sent(core) == [[1, 1, None, 3]]
+
+    def test_notifications_are_never_answered(self) -> None:
+        core = make(tools := Tools())
+        receive(core, [2, "note", [1]], [2, "fail", []], [2, "nope", []], [2, "note", []])
+        receive(core, [2, "later-than-all", []], [2, "$/unknown", [1, 2]])
+        assert sent(core) == []
+        assert tools.notes == [1]
+
+    def test_an_id_may_be_used_again_once_answered(self) -> None:
+        core = make(Tools())
+        receive(core, [0, 1, "add", [1, 2]], [0, 1, "add", [3, 4]])
+        assert [each[3] for each in sent(core)] == [3, 7]
+
+    def test_an_id_in_use_breaks_the_protocol(self) -> None:
+        core = make(Tools())
+        assert core.take(msgpack.packb([0, 1, "add", [1, 2]])) is not None
+        with pytest.raises(ProtocolError, match="two requests have the id 1"):
+            core.take(msgpack.packb([0, 1, "add", [1, 2]]))
+
+    def test_no_more_than_allowed_are_taken_until_one_has_ended(self) -> None:
+        core = make(Tools(), limits=Limits(in_flight=2))
+        data = b"".join(msgpack.packb([0, n, "add", [n, 1]]) for n in range(4))
+        first, second = core.take(data), core.take()
+        assert core.take() is None
+        assert core.throttled
+        assert core.has_more()
+        assert first is not None
+        assert second is not None
+        core.serve(first)
+        assert not core.throttled
+        third = core.take()
+        assert third is not None
+        assert third[1] == 2
+
+    def test_answers_are_taken_although_no_more_requests_are(self) -> None:
+        core = make(Tools(), limits=Limits(in_flight=1))
+        assert core.take(msgpack.packb([0, 1, "add", [1, 2]])) is not None
+        call = asked(core)
+        assert not core.throttled
+        receive(core, [1, call.key, None, "answer"])
+        assert call.value == "answer"
+        assert core.throttled
+
+    def test_beyond_twice_the_limit_requests_are_refused(self) -> None:
+        core = make(Tools(), ours=True, limits=Limits(in_flight=2))
+        asked(core)
+        sent(core)
+        works = [core.take(msgpack.packb([0, n, "add", [n, 1]])) for n in range(6)]
+        assert [work is not None for work in works] == [True] * 4 + [False] * 2
+        assert [each[2]["code"] for each in sent(core)] == [-32802, -32802]
+        work = works[0]
+        assert work is not None
+        core.serve(work)
+        assert core.take(msgpack.packb([0, 9, "add", [1, 1]])) is not None
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            [],
+            [0],
+            [0, 1, "add"],
+            [0, 1, "add", [1, 2], 5],
+            [1, 1, None],
+            [2, "add"],
+            [2, "add", [1], 5],
+            [3, 1, "add", []],
+            [-1, 1, "add", []],
+            ["0", 1, "add", []],
+            [None, 1, "add", []],
+            [[0], 1, "add", []],
+            [0, "1", "add", []],
+            [0, None, "add", []],
+            [0, 1.5, "add", []],
+            [0, [1], "add", []],
+            [0, True, "add", [1, 2]],
+            [0, 1, 5, []],
+            [0, 1, None, []],
+            [0, 1, ["add"], []],
+            [0, 1, {"a": 1}, []],
+            [0, 1, "x" * 257, []],
+            [0, 1, b"x" * 257, []],
+            [0, 1, "add", None],
+            [0, 1, "add", {"a": 1}],
+            [0, 1, "add", "ab"],
+            [0, 1, "nope", 5],
+            [1, "1", None, 5],
+            [1, None, None, 5],
+            [1, [1], None, 5],
+            [2, 5, []],
+            [2, ["add"], []],
+            [2, "add", {}],
+            [2, "add", 5],
+            [2, "x" * 257, []],
+            0,
+            None,
+            True,
+            1.5,
+            "text",
+            "four",
+            b"\x00\x01\x02\x03",
+            b"\x01\x05\x06\x07",
+            {},
+            {0: 1, 1: 2, 2: 3, 3: 4},
+            {1: 1, 5: 2, 2: 3, 3: 4},
+            {2: 1, "note": 2, 3: 3},
+            msgpack.ExtType(5, b"abcd"),
+            msgpack.Timestamp(5),
+        ],
+        ids=lambda message: repr(message)[:40],
+    )
+    def test_what_is_no_message_breaks_the_protocol(self, message: Any) -> None:
+        core = make(tools := Tools())
+        call = asked(core)
+        while call.key != 5:
+            call = asked(core)
+        sent(core)
+        with pytest.raises(ProtocolError) as caught:
+            receive(core, message)
+        assert len(str(caught.value)) < 1000
+        assert sent(core) == []
+        assert tools.notes == []
+        assert not call.done
+
+    def test_a_huge_wrong_message_makes_no_huge_error(self) -> None:
+        core = make()
+        with pytest.raises(ProtocolError) as caught:
+            receive(core, b"x" * 1_000_000 and msgpack.packb(b"x" * 10_000_000))
+        assert len(str(caught.value)) < 1000
+
+    def test_what_came_before_nonsense_is_answered(self) -> None:
+        core = make(Tools())
+        with pytest.raises(ProtocolError):
+            receive(core, [0, 1, "add", [1, 2]], b"\xc1")
+        assert sent(core) == [[1, 1, None, 3]]
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        st.binary(max_size=80)
+        | st.lists(st.integers(0, 5) | st.text(max_size=3), max_size=5).map(msgpack.packb)
+    )
+    def test_any_bytes_are_digested_or_refused(self, data: bytes) -> None:
+        core = make(Tools())
+        try:
+            receive(core, data)
+        except ProtocolError:
+            pass
+        for answer in sent(core):
+            assert answer[0] == 1
+
+
+class TestAnswersToStrangersAndToOurs:
+    def test_strangers_get_text(self) -> None:
+        core = make(Tools())
+        receive(core, [0, 1, "nope", []], [0, 2, "fail", []], [0, 3, "add", ["x", 1]])
+        errors = [each[2] for each in sent(core)]
+        assert errors[0] == "there is no method 'nope'"
+        assert errors[1] == "ValueError: boom"
+        assert errors[2].startswith("params[0]: expected int")
+
+    def test_ours_get_all_there_is(self) -> None:
+        def refuse() -> None:
+            raise RemoteError("no", code=5, data=[1])
+
+        core = make([refuse, Tools().fail], ours=True, tracebacks=True)
+        receive(core, [0, 2, "refuse", []], [0, 3, "fail", []])
+        first, second = sent(core)
+        assert {**first[2], "traceback": ""} == {
+            "code": 5,
+            "message": "no",
+            "data": [1],
+            "traceback": "",
+        }
+        assert "ValueError: boom" in second[2]["traceback"]
+
+    def test_hello_is_answered_with_facts(self) -> None:
+        core = make()
+        assert not core.is_ours
+        receive(core, HELLO)
+        ((kind, number, error, facts),) = sent(core)
+        assert (kind, number, error) == (1, 1, None)
+        assert facts["hvrpc"] == 1
+        assert facts["message"] == core.limits.message
+        assert core.is_ours
+
+    @pytest.mark.parametrize(
+        "params", [[], [None], [{}], [{"hvrpc": "1"}], [5, 6], [{"hvrpc": None}]]
+    )
+    def test_a_hello_of_another_kind_makes_nobody_ours(self, params: list[Any]) -> None:
+        core = make()
+        receive(core, [0, 1, "$/hello", params])
+        assert sent(core)[0][2] is None
+        assert not core.is_ours
+
+    @pytest.mark.parametrize("limit", [0, -5, 1, "x", None, 2**63])
+    def test_a_peer_cannot_forbid_us_to_answer(self, limit: Any) -> None:
+        core = make(Tools())
+        receive(core, [0, 1, "$/hello", [{"hvrpc": 1, "message": limit}]])
+        receive(core, [0, 2, "add", [1, 2]], [0, 3, "$/methods", []], [0, 4, "nope" * 60, []])
+        answers = sent(core)
+        assert [each[1] for each in answers] == [1, 2, 3, 4]
+        assert answers[1][3] == 3
+
+    def test_pings_are_answered_whatever_runs(self) -> None:
+        core = make(Tools(), ours=True)
+        core.take(msgpack.packb([0, 5, "add", [1, 2]]))
+        receive(core, [0, 6, "$/ping", []])
+        assert sent(core) == [[1, 6, None, None]]
+
+    def test_methods_are_told(self) -> None:
+        core = make(Tools(), ours=True)
+        receive(core, [0, 6, "$/methods", []])
+        ((_, _, error, found),) = sent(core)
+        assert error is None
+        assert "add" in [each["name"] for each in found]
+
+    def test_calls_with_names_and_options(self) -> None:
+        core = make(Tools(), ours=True)
+        receive(core, [0, 6, "$/call", ["add", [1], {"b": 5}, {"unknown": 1}]])
+        assert sent(core) == [[1, 6, None, 6]]
+
+    @pytest.mark.parametrize(
+        "params",
+        [
+            [],
+            ["add"],
+            ["add", [], {}],
+            [5, [], {}, {}],
+            ["add", {}, {}, {}],
+            ["x" * 300, [], {}, {}],
+            ["count", [1], {}, {"stream": 0}],
+            ["count", [1], {}, {"stream": -1}],
+            ["count", [1], {}, {"stream": "x"}],
+            ["count", [1], {}, {"stream": 2**40}],
+            ["count", [1], {}, {"stream": True}],
+            ["add", [1], {5: 5}, {}],
+        ],
+        ids=repr,
+    )
+    def test_calls_that_are_put_wrongly(self, params: list[Any]) -> None:
+        core = make(Tools(), ours=True)
+        receive(core, [0, 6, "$/call", params])
+        ((_, number, error, _),) = sent(core)
+        assert number == 6
+        assert error["code"] == -32602
+        assert not core.active
+
+    @pytest.mark.parametrize("timeout", ["x", None, [], {}, True, float("nan"), -5, 2**60])
+    def test_an_odd_deadline_harms_nobody(self, timeout: Any) -> None:
+        core = make(Tools(), ours=True)
+        receive(core, [0, 6, "$/call", ["add", [1, 2], {}, {"timeout": timeout}]])
+        receive(core, [0, 7, "$/call", ["remember", [], {}, {"timeout": timeout}]])
+        assert [each[2] for each in sent(core)] == [None, None]
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            [2, "$/item", []],
+            [2, "$/item", ["x", 1]],
+            [2, "$/item", [1, 2, 3]],
+            [2, "$/more", []],
+            [2, "$/more", [1, 0]],
+            [2, "$/more", [1, -1]],
+            [2, "$/more", [1, 2**40]],
+            [2, "$/more", ["x", 1]],
+        ],
+        ids=repr,
+    )
+    def test_wrong_notifications_of_our_own_break_the_protocol(self, message: Any) -> None:
+        with pytest.raises(ProtocolError):
+            receive(make(ours=True), message)
+
+    @pytest.mark.parametrize("params", [[], ["x"], [None], [99], [1, 2], [[1]]])
+    def test_a_cancel_for_nothing_is_nothing(self, params: list[Any]) -> None:
+        core = make(Tools(), ours=True)
+        receive(core, [2, "$/cancelRequest", params], [2, "$/goodbye", params])
+        assert sent(core) == []
+
+
+class TestOurCalls:
+    def test_ids_begin_at_1(self) -> None:
+        core = make()
+        assert [asked(core).key for _ in range(3)] == [1, 2, 3]
+
+    def test_answers_in_any_order(self) -> None:
+        core = make()
+        calls = [asked(core) for _ in range(4)]
+        for call in reversed(calls):
+            receive(core, [1, call.key, None, call.key * 10])
+        assert [call.value for call in calls] == [10, 20, 30, 40]
+        assert not core.waiting
+
+    def test_ids_wrap_and_skip_those_in_flight(self) -> None:
+        core = make()
+        first, second = asked(core), asked(core)
+        core._ids = itertools.count(MAX_ID)
+        assert asked(core).key == MAX_ID
+        assert asked(core).key == 3
+        receive(core, [1, second.key, None, None])
+        core._ids = itertools.count(3 * MAX_ID + 1)
+        assert first.key == 1
+        assert asked(core).key == 2
+
+    @pytest.mark.parametrize("error", [0, "", [], False, {}, b""], ids=repr)
+    def test_falsy_errors_are_errors(self, error: Any) -> None:
+        core = make()
+        call = asked(core)
+        receive(core, [1, call.key, error, "value"])
+        assert call.done
+        assert call.error is not None
+        assert call.error == error
+
+    def test_late_answers_are_counted_and_match_nobody(self) -> None:
+        core = make()
+        gone, waiting = asked(core), asked(core)
+        core.forget(gone)
+        receive(core, [1, gone.key, None, "late"], [1, 99, None, "never asked"])
+        assert core.late == 2
+        assert not waiting.done
+        receive(core, [1, waiting.key, None, "right"], [1, waiting.key, None, "again"])
+        assert waiting.value == "right"
+        assert core.late == 3
+
+    def test_forgetting_tells_ours_and_nobody_else(self) -> None:
+        for ours in (True, False):
+            core = make(ours=ours)
+            call = asked(core)
+            sent(core)
+            core.forget(call)
+            core.forget(call)
+            assert sent(core) == ([[2, "$/cancelRequest", [call.key]]] if ours else [])
+
+    def test_forgetting_late_takes_nobody_elses_id(self) -> None:
+        core = make()
+        old = asked(core)
+        receive(core, [1, old.key, None, 1])
+        core._ids = itertools.count(1)
+        young = asked(core)
+        assert young.key == old.key
+        core.forget(old)
+        assert core.pending[1] is young
+
+    def test_what_is_withdrawn_is_never_sent(self) -> None:
+        core = make(ours=True)
+        first, second, third = (asked(core, "m", n) for n in range(3))
+        assert core.withdraw(second)
+        assert not core.withdraw(second)
+        assert [each[3] for each in sent(core)] == [[0], [2]]
+        assert not core.withdraw(first)
+        assert set(core.pending) == {first.key, third.key}
+
+    def test_a_call_that_cannot_be_packed_leaves_nothing_behind(self) -> None:
+        core = make()
+        with pytest.raises(ValueError, match=r"params\[0\]"):
+            asked(core, "m", object())
+        assert not core.pending
+        assert sent(core) == []
+
+    def test_wake_is_called_once_the_answer_is_in_place(self) -> None:
+        core = make()
+        call = asked(core)
+        seen: list[Any] = []
+        call.wake = lambda: seen.append((call.done, call.value))
+        receive(core, [1, call.key, None, 5])
+        assert seen == [(True, 5)]
+
+    def test_keywords_travel_in_a_call_of_our_own(self) -> None:
+        core = make(ours=True)
+        core.request("m", (1,), Call(), {"a": 2}, {"timeout": 5})
+        assert sent(core) == [[0, 1, "$/call", ["m", [1], {"a": 2}, {"timeout": 5}]]]
+
+    def test_pings_go_to_ours_only(self) -> None:
+        assert make().ping() is False
+        core = make(ours=True)
+        assert core.ping() is True
+        assert sent(core) == [[0, 1, "$/ping", []]]
+
+
+class TestStreams:
+    def test_items_beyond_the_window_break_the_protocol(self) -> None:
+        core = make(ours=True)
+        call = ItemCall(2)
+        core.request("m", (), call, None, {"stream": 2})
+        receive(core, [2, "$/item", [call.key, 1]], [2, "$/item", [call.key, 2]])
+        with pytest.raises(ProtocolError, match="more than the 2 items"):
+            receive(core, [2, "$/item", [call.key, 3]])
+
+    def test_items_nobody_waits_for_are_counted(self) -> None:
+        core = make(ours=True)
+        plain = asked(core)
+        receive(core, [2, "$/item", [99, 1]], [2, "$/item", [plain.key, 1]])
+        assert core.late == 2
+        assert not plain.done
+
+    def test_items_and_their_end(self) -> None:
+        core = make(Tools(), ours=True)
+        receive(core, [0, 5, "$/call", ["count", [2], {}, {"stream": 8}]])
+        assert sent(core) == [
+            [2, "$/item", [5, 0]],
+            [2, "$/item", [5, 1]],
+            [1, 5, None, None],
+        ]
+
+    def test_strangers_get_a_list(self) -> None:
+        core = make(Tools())
+        receive(core, [0, 5, "count", [3]], [2, "count", [3]])
+        assert sent(core) == [[1, 5, None, [0, 1, 2]]]
+
+
+class TestCancelling:
+    def test_a_method_with_a_context_is_told(self) -> None:
+        tools = Tools()
+
+        def check(context: Context) -> bool:
+            receive_inside(core, [2, "$/cancelRequest", [9]])
+            return context.cancelled
+
+        core = make([check, tools.add], ours=True)
+        receive(core, [0, 9, "check", []])
+        assert sent(core) == [[1, 9, None, True]]
+
+    def test_a_coroutine_is_cancelled_though_it_has_not_begun(self) -> None:
+        """The request and its cancel may come in one piece."""
+
+        async def main() -> None:
+            core = make(Tools(), ours=True)
+            work = core.take(
+                msgpack.packb([0, 9, "later", []]) + msgpack.packb([2, "$/cancelRequest", [9]])
+            )
+            assert work is not None
+            coroutine: Any = core.serve_async(work)
+            task = asyncio.get_running_loop().create_task(coroutine)
+            core.begun(work, task)
+            assert core.take() is None
+            await asyncio.wait([task])
+            ((_, number, error, _),) = sent(core)
+            assert (number, error["code"]) == (9, -32800)
+            assert not core.active
+
+        asyncio.run(main())
+
+    def test_a_coroutine_whose_connection_breaks_before_it_begins_still_ends(self) -> None:
+        async def main() -> None:
+            core = make(Tools(), ours=True)
+            work = core.take(msgpack.packb([0, 9, "later", []]))
+            assert work is not None
+            coroutine: Any = core.serve_async(work)
+            task = asyncio.get_running_loop().create_task(coroutine)
+            core.begun(work, task)
+            core.fail(ProtocolError("nonsense"))
+            await asyncio.wait([task])
+            assert not core.active
+
+        asyncio.run(main())
+
+    def test_without_a_loop_a_coroutine_is_an_error_and_no_crash(self) -> None:
+        core = make(Tools())
+
+        def closed(coroutine: Any) -> concurrent.futures.Future[Any]:
+            coroutine.close()
+            raise RuntimeError("the server is closed")
+
+        core.run_coroutine = closed
+        receive(core, [0, 9, "later", []])
+        assert sent(core) == [[1, 9, "RuntimeError: the server is closed", None]]
+
+
+def receive_inside(core: MsgpackCore, message: Any) -> None:
+    """A message arrives while a method runs."""
+    assert core.take(msgpack.packb(message)) is None
+
+
+class TestTheEnd:
+    def test_every_call_learns_whether_it_may_have_run(self) -> None:
+        core = make()
+        gone = asked(core)
+        sent(core)
+        queued = asked(core)
+        core.fail(ConnectionLost("cut", address="a"))
+        after = asked(core)
+        outcomes = [_failure(call).outcome for call in (gone, queued, after)]
+        assert outcomes == [Outcome.MAY_HAVE_RUN, Outcome.NOT_SENT, Outcome.NOT_SENT]
+        assert isinstance(gone.failure, ConnectionLost)
+        assert not core.pending
+
+    def test_a_broken_protocol_is_what_calls_hear_of(self) -> None:
+        core = make()
+        call = asked(core)
+        core.fail(ProtocolError("nonsense"))
+        assert isinstance(call.failure, ProtocolError)
+        assert "nonsense" in str(call.failure)
+
+    def test_who_leaves_refuses_new_calls_and_finishes_old_ones(self) -> None:
+        core = make(tools := Tools(), ours=True)
+        work = core.take(msgpack.packb([0, 5, "add", [1, 2]]))
+        assert work is not None
+        core.goodbye()
+        receive(
+            core,
+            [0, 6, "add", [1, 2]],
+            [0, 7, "$/call", ["add", [1, 2], {}, {}]],
+            [0, 8, "nope", []],
+            [2, "note", [1]],
+            [2, b"note", [1]],
+        )
+        core.serve(work)
+        goodbye, *refused, answer = sent(core)
+        assert goodbye == [2, "$/goodbye", [{}]]
+        assert [each[1] for each in refused] == [6, 7, 8]
+        assert {each[2]["code"] for each in refused} == {-32801}
+        assert answer == [1, 5, None, 3]
+        assert tools.notes == []
+        assert not core.busy
+
+    def test_a_refusal_by_one_who_leaves_was_not_carried_out(self) -> None:
+        core = make(ours=True)
+        call = asked(core)
+        receive(core, [1, call.key, {"code": -32801, "message": "leaving"}, None])
+        assert _failure(call).outcome is Outcome.NOT_SENT
+        assert core.draining
+
+    def test_a_stranger_cannot_say_that(self) -> None:
+        core = make()
+        call = asked(core)
+        receive(core, [1, call.key, {"code": -32801, "message": "leaving"}, None])
+        assert call.failure is None
+        assert call.error is not None
+        assert not core.draining
+
+    def test_the_last_word_tells_what_was_left_unfinished(self) -> None:
+        core = make(Tools(), ours=True)
+        assert core.take(msgpack.packb([0, 5, "add", [1, 2]])) is not None
+        core.farewell()
+        assert sent(core) == [[2, "$/goodbye", [{"unfinished": [5]}]]]
+        other = make(ours=True)
+        begun, not_begun = asked(other), asked(other)
+        sent(other)
+        receive(other, [2, "$/goodbye", [{"unfinished": [begun.key]}]])
+        other.fail(None)
+        assert _failure(begun).outcome is Outcome.MAY_HAVE_RUN
+        assert _failure(not_begun).outcome is Outcome.NOT_SENT
+
+    def test_strangers_hear_no_goodbye(self) -> None:
+        core = make(Tools())
+        core.goodbye()
+        core.farewell()
+        assert sent(core) == []
+
+    def test_methods_under_way_are_cancelled(self) -> None:
+        cancelled: list[int] = []
+
+        class Running:
+            def cancel(self) -> None:
+                cancelled.append(1)
+
+        core = make()
+        core.active[1] = Running()
+        core.active[2] = None
+        core.fail(None)
+        assert cancelled == [1]
+
+
+def _failure(call: Call) -> Any:
+    assert isinstance(call.failure, HvrpcError)
+    return call.failure
+
+
+class TestTwoCores:
+    """Both ends are ours, and what one queues the other takes."""
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), max_size=8), st.integers(1, 30)
+    )
+    def test_whatever_the_pieces(self, pairs: list[tuple[int, int]], size: int) -> None:
+        server = make(Tools())
+        client = make()
+        first = Call()
+        client.says_hello = True
+        client.open(first)
+        exchange(client, server, size)
+        client.opened(first)
+        assert client.is_ours
+        assert server.is_ours
+        calls = []
+        for a, b in pairs:
+            calls.append(call := Call())
+            client.request("add", (a,), call, {"b": b})
+        exchange(client, server, size)
+        assert [call.value for call in calls] == [a + b for a, b in pairs]
+
+
+def exchange(one: MsgpackCore, other: MsgpackCore, size: int) -> None:
+    while one.outgoing or other.outgoing:
+        for source, sink in ((one, other), (other, one)):
+            data = b"".join(bytes(item) for item in source.outgoing)
+            source.outgoing.clear()
+            for at in range(0, len(data), size):
+                receive(sink, data[at : at + size])
