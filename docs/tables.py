@@ -16,10 +16,12 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Final
 
 from hvrpc import access, addresses, errors
+from hvrpc.msgpack import calling, core, limits, streams
+from hvrpc.session import aio, opening, threads
 from hvrpc.sockets import causes, families, options
 
 DOCS = Path(__file__).resolve().parent
@@ -146,15 +148,45 @@ def attributes(kind: type) -> str:
     return table("name|default|meaning", rows)
 
 
-def named_vms() -> str:
-    constants = ast.parse(inspect.getsource(addresses)).body
-    meaning = {
-        ast.unparse(before.target): node.value.value
+def meanings_of_constants(module: ModuleType) -> dict[str, str]:
+    """What is written below each constant of a module."""
+    constants = ast.parse(inspect.getsource(module)).body
+    return {
+        ast.unparse(before.target): str(node.value.value)
         for before, node in itertools.pairwise(constants)
         if isinstance(before, ast.AnnAssign)
         and isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)
     }
+
+
+def msgpack_numbers() -> str:
+    rows = (
+        (f"{getattr(module, name):,}", meanings_of_constants(module)[name])
+        for module, name in MSGPACK_NUMBERS
+    )
+    return table("value|meaning", rows)
+
+
+MSGPACK_NUMBERS: Final[tuple[tuple[ModuleType, str], ...]] = (
+    (calling, "TIMEOUT"),
+    (calling, "GRACE"),
+    (streams, "WINDOW"),
+    (opening, "FIRST_WAIT"),
+    (opening, "LONGEST_WAIT"),
+    (opening, "LONGEST_OPENING"),
+    (threads.session, "VALIDATE_WITHIN"),
+    (threads.connection, "STALLED_AFTER"),
+    (threads.connection, "MAX_QUEUED"),
+    (threads.connection, "MAX_QUEUED_ITEMS"),
+    (threads.server, "MAX_CONNECTIONS"),
+    (aio.server, "MAX_CONNECTIONS"),
+    (core, "CANCEL_COMES_WITHIN"),
+)
+
+
+def named_vms() -> str:
+    meaning = meanings_of_constants(addresses)
     names = {guid: name for name, guid in vars(addresses).items() if name.startswith("HV_GUID_")}
     rows = (
         (f"`{name}`", f"`{guid}`", meaning[names[guid]])
@@ -175,6 +207,8 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "socket options": lambda: attributes(options.Options),
     "peer": lambda: attributes(access.Peer),
     "named VMs": named_vms,
+    "msgpack limits": lambda: attributes(limits.Limits),
+    "msgpack numbers": msgpack_numbers,
 }
 
 _PLACE = re.compile(

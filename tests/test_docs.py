@@ -193,10 +193,11 @@ def test_python_sessions_answer_as_shown(
 ) -> None:
     """What is shown on one page is one session."""
     session = tmp_path / "session.txt"
-    blocks = [block.body for block in blocks_of(page) if block.language == "pycon"]
-    session.write_text("\n".join(blocks), encoding="utf-8")
+    blocks = [block for block in blocks_of(page) if block.language == "pycon"]
+    session.write_text("\n".join(block.body for block in blocks), encoding="utf-8")
     doctest = [sys.executable, "-W", "error", "-m", "doctest", "-o", "ELLIPSIS"]
-    run([*doctest, str(session)], tmp_path, reader)
+    with serving(blocks[0].served_by, tmp_path, reader):
+        run([*doctest, str(session)], tmp_path, reader)
 
 
 @pytest.mark.parametrize("block", blocks_in("console", "sh"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from hvrpc.testing import Fabric
 
@@ -45,6 +48,35 @@ def test_bytes_without_a_guest_says_what_to_do(hvrpc_fabric: Fabric) -> None:
     assert "start it" in host.stderr
     assert "Traceback" not in host.stderr
     assert "usage:" in run("bytes/host.py").stderr
+
+
+@pytest.mark.parametrize("client", ["client.py", "aio_client.py"])
+@pytest.mark.parametrize("server", ["server.py", "aio_server.py"])
+def test_msgpack(hvrpc_fabric: Fabric, server: str, client: str) -> None:
+    guest = hvrpc_fabric.guest("web", EXAMPLES / "msgpack" / server, ["hvsock://any/5001"])
+    host = run(f"msgpack/{client}", "hvsock://web/5001")
+    assert host.stderr == ""
+    said = [
+        f"64 checksums, the last one: {hashlib.sha256(bytes([63])).hexdigest()[:16]}\n",
+        "ticks: 0 1 2 3 4\n",
+        "  installed git, 2 of 2\n",
+        "packages: 2\n",
+        "refused: malware is not wanted [refused]\n",
+        "too late: ",
+    ]
+    assert [line for line in said if line not in host.stdout] == []
+    guest.stop()
+    assert guest.output == "serving on hvsock://any/5001\nthe host says hello\n"
+
+
+@pytest.mark.parametrize("kind", ["", "aio_"])
+def test_msgpack_with_the_addresses_it_has(hvrpc_fabric: Fabric, kind: str) -> None:
+    """Both are processes of the same VM."""
+    server = hvrpc_fabric.guest("web", EXAMPLES / "msgpack" / f"{kind}server.py")
+    client = hvrpc_fabric.guest("web", EXAMPLES / "msgpack" / f"{kind}client.py", ready="started")
+    client.wait(TIMEOUT)
+    assert client.output.startswith("local://loopback/5001 runs ")
+    server.stop()
 
 
 def test_demo() -> None:

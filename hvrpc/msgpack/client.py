@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from ..addresses import Address
 from ..errors import DeadlineExceeded, HvrpcError, Outcome
 from ..session.core import Call
 from ..session.opening import OnAttempt, Policy
+from ..session.repeating import in_doubt, may_have_run
 from ..session.state import Heartbeat
 from ..session.threads import Connection, Session
 from ..sockets import Options, Stream
@@ -125,10 +127,14 @@ class Caller:
     ) -> Any:
         """Call a method and wait for its result.
 
-        `timeout` in seconds, None for none; it also tells the server when to give up. Parameters by
-        name are for servers of ours. Raises :class:`hvrpc.RemoteError` when the method does,
-        :class:`hvrpc.DeadlineExceeded`, :class:`hvrpc.ConnectionLost`, :class:`hvrpc.OpenFailed`;
-        `error.outcome` says whether the call may have run.
+        `timeout` in seconds, None for none; given here, and not to the client, it also tells the
+        server when to give up. `idempotent`: repeat it if the connection is lost, even if it may
+        have run. Parameters by name are for servers of ours.
+
+        Raises :class:`hvrpc.RemoteError` when the method does, :class:`hvrpc.DeadlineExceeded`,
+        :class:`hvrpc.ConnectionLost`, :class:`hvrpc.OpenFailed`, which are all
+        :class:`hvrpc.CallError`: `error.outcome` says whether the call may have run. ValueError for
+        a parameter that cannot be packed: nothing was sent.
         """
         if timeout is not UNSET or named:
             limit: Any = self._timeout if timeout is UNSET else timeout
@@ -172,7 +178,8 @@ class Caller:
         if not self._repeat(failure, 1, deadline, may):
             raise failure
         left = None if deadline is None else deadline - time.monotonic()
-        return self._call(method, params, None, left, None, idempotent, repetition=1)
+        with in_doubt() if may_have_run(failure) else nullcontext():
+            return self._call(method, params, None, left, None, idempotent, repetition=1)
 
     def _call(
         self,
@@ -212,6 +219,10 @@ class Caller:
             ):
                 raise failure
             now = time.monotonic()
+            if may_have_run(failure):
+                left = None if deadline is None else deadline - now
+                with in_doubt():
+                    return self._call(method, params, named, left, options, idempotent, repetition)
 
     def _abandon(self, connection: Connection[MsgpackCore], call: Call) -> None:
         """Nobody waits for this call any more: say so, if that can be done at once."""
@@ -220,7 +231,11 @@ class Caller:
             connection.push()
 
     def notify(self, method: str, *params: Any) -> None:
-        """Send a notification: nobody answers, and nobody tells whether it arrived."""
+        """Send a notification: nobody answers, and nobody tells whether it arrived.
+
+        Raises :class:`hvrpc.OpenFailed` when there is no connection, and
+        :class:`hvrpc.DeadlineExceeded` when the other side takes nothing more.
+        """
         now = time.monotonic()
         deadline = None if self._timeout is None else now + self._timeout
         connection = self._connection(deadline, now)
@@ -243,8 +258,9 @@ class Caller:
     ) -> ResultStream:
         """Call a method that yields its result, and iterate over the items as they come.
 
-        `timeout` bounds the wait for each item. The server sends at most `window` items ahead.
-        Leaving the loop early, or the `with` block, cancels the method.
+        `timeout` bounds the wait for each item. The server sends at most `window` items ahead, 1 to
+        1024. Use it in a `with` block: leaving that early cancels the method. Iterating raises what
+        :meth:`call` raises; :class:`hvrpc.CallError` for a peer that is not ours.
         """
         limit = self._timeout if timeout is UNSET else timeout
         now = time.monotonic()
@@ -269,7 +285,10 @@ class Caller:
         return Remote(self, "")
 
     def methods(self) -> list[dict[str, Any]]:
-        """What the other side offers: names, parameters, results, documentation (hvrpc peers)."""
+        """What the other side offers: names, parameters, results, documentation.
+
+        Raises :class:`hvrpc.RemoteError` when the other side is no hvrpc peer.
+        """
         found: list[dict[str, Any]] = self.call(METHODS)
         return found
 
@@ -344,7 +363,7 @@ class Client(Caller):
         return self._session.repeat(failure, repetition, deadline, idempotent=idempotent)
 
     def open(self) -> None:
-        """Open the connection now, if there is none."""
+        """Open the connection now, if there is none. Raises :class:`hvrpc.OpenFailed`."""
         now = time.monotonic()
         self._session.connection(None if self._timeout is None else now + self._timeout, now)
 
@@ -365,7 +384,10 @@ class Client(Caller):
         return self._session.closed
 
     def close(self, grace: float = GRACE) -> None:
-        """Wait for calls under way, at most `grace` seconds, and close. May be called twice."""
+        """Wait for calls under way, at most `grace` seconds, and close. May be called twice.
+
+        Calls that are made afterwards raise :class:`hvrpc.SessionClosed`.
+        """
         self._session.close(grace)
         self._loop.close()
 
@@ -480,7 +502,14 @@ class Batch:
         """Send, and wait for all results in order. The first call that failed raises."""
         added = self._added
         self.send()
-        return [pending.result(timeout) for pending in added]
+        if added:
+            added[0].result(timeout)  # the others have come with it, as a rule
+        return [
+            pending._call.value
+            if (call := pending._call).done and call.error is None and call.failure is None
+            else pending.result(timeout)
+            for pending in added
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -496,7 +525,10 @@ class Batch:
 
 
 class ResultStream(Iterator[Any]):
-    """The items of a streaming result, as they come."""
+    """The items of a streaming result, as they come. Made by :meth:`Client.stream`.
+
+    A connection that is lost raises :class:`hvrpc.ConnectionLost`; it is never taken for the end.
+    """
 
     def __init__(
         self,

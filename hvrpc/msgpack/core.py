@@ -40,8 +40,8 @@ from ..errors import (
 from ..session.core import Call, Core
 from .extensions import Extensions
 from .limits import DEFAULT, Limits
-from .service import Caller, Context, Method, is_async_result
-from .streams import ItemCall, Producer
+from .service import Caller, Context, Method, Service, is_async_result
+from .streams import Early, ItemCall, Producer
 from .values import BadValue, short_repr
 from .wire import NOTIFICATION, REQUEST, RESPONSE, Decoder, Encoder, broken
 from .writers import explain
@@ -104,6 +104,7 @@ class MsgpackCore(Core):
     ) -> None:
         extensions = extensions or Extensions()
         self.methods = methods
+        self._table = methods.table if isinstance(methods, Service) else methods
         self.limits = limits
         self.peer = peer
         self.caller: Caller | None = None
@@ -141,31 +142,36 @@ class MsgpackCore(Core):
         self.target = self._decoder.target
         self.has_more = self._decoder.has_more
 
-    def take(self, data: Buffer | None = None) -> Work | None:
+    def digest(self, data: Buffer | None, work: deque[Any]) -> None:
         decoder = self._decoder
         pending = self.pending
-        methods = self.methods
+        methods = self._table
+        active = self.active
         in_flight = self._in_flight
         self.throttled = False
         # While we wait for answers ourselves we have to read on, for the answers come on the same
         # connection; then twice as many calls are taken, and the rest is refused.
         while True:
-            if data is not None:
+            if data is not None and (len(active) < in_flight or pending):
                 message = decoder.first(data)
                 data = None
+            elif data is not None:
+                decoder.feed(data)
+                data = None
+                continue
             elif not decoder.has_more:
                 self.has_more = False
-                return None
-            elif len(self.active) < in_flight or pending:
+                return
+            elif len(active) < in_flight or pending:
                 message = decoder.next()
             else:
                 decoder.release()
                 self.throttled = self.has_more = True
-                return None
+                return
             if message is None:
                 self.target = decoder.target
                 self.has_more = False
-                return None
+                return
             try:
                 if type(message) is not list:
                     pass
@@ -189,21 +195,20 @@ class MsgpackCore(Core):
                             method is None
                             or type(params) is not list
                             or type(number) is not int
-                            or number in self.active
-                            or len(self.active) >= 2 * in_flight
+                            or number in active
+                            or len(active) >= 2 * in_flight
                         ):
-                            work = self._special_request(number, name, params)
-                            if work is None:
-                                continue
-                            self.has_more = decoder.has_more
-                            return work
-                        self.active[number] = None
+                            special = self._special_request(number, name, params)
+                            if special is not None:
+                                work.append(special)
+                            continue
+                        active[number] = None
                         # In this order: whoever says goodbye looks into `active` afterwards.
                         if self.leaving:
                             self._refuse_leaving(number)
                             continue
-                        self.has_more = decoder.has_more
-                        return method, number, params, None, None
+                        work.append((method, number, params, None, None))
+                        continue
                 elif len(message) == 3 and message[0] == NOTIFICATION:
                     _, name, params = message
                     method = methods.get(name)
@@ -211,8 +216,8 @@ class MsgpackCore(Core):
                         method = self._special_notification(name, params)
                         if method is None:
                             continue
-                    self.has_more = decoder.has_more
-                    return method, None, params, None, None
+                    work.append((method, None, params, None, None))
+                    continue
             except TypeError as error:  # a list where an id or a name should be
                 raise broken(
                     f"it sends something that is not a message: {_short(message)}"
@@ -221,8 +226,8 @@ class MsgpackCore(Core):
 
     def _late(self, number: Any) -> None:
         """A response nobody waits for. Counted, never matched to another call."""
-        if type(number) is not int:
-            raise broken(f"a response's id is {number!r}")
+        if type(number) is not int and type(number) is not float:  # JavaScript's large ids are
+            raise broken(f"a response's id is {_short(number)}")
         self.late += 1
 
     def _refused(self, call: Call, error: Any, result: Any) -> None:
@@ -342,9 +347,15 @@ class MsgpackCore(Core):
         return None if self.leaving else method
 
     def _on_cancel(self, params: list[Any]) -> None:
-        running = self.active.get(params[0]) if params and type(params[0]) is int else None
-        if running is not None:
-            running.cancel()
+        if params and type(params[0]) is int and params[0] in self.active:
+            self._running(params[0]).cancel()
+
+    def _running(self, number: int) -> Any:
+        """What carries a request out, or stands for that while it waits for its turn."""
+        running = self.active.get(number)
+        if running is None:
+            running = self.active[number] = Early()
+        return running
 
     def _on_item(self, params: list[Any]) -> None:
         match params:
@@ -362,9 +373,10 @@ class MsgpackCore(Core):
     def _on_more(self, params: list[Any]) -> None:
         match params:
             case [int() as number, int() as count] if 0 < count <= self.limits.window:
-                running = self.active.get(number)
-                if isinstance(running, Producer):
-                    running.grant(count)
+                if number in self.active:
+                    running = self._running(number)
+                    if isinstance(running, Producer | Early):
+                        running.grant(count)
             case _:
                 raise broken(f"{MORE} takes [id, count]")
 
@@ -409,8 +421,10 @@ class MsgpackCore(Core):
         pending[number] = call
         self.outgoing.append(item)
         # Had the connection ended in between, its end would not have found this call.
-        if self.failure is not None and pending.pop(number, None) is call:
-            call.fail(ConnectionLost("the connection has ended", outcome=Outcome.NOT_SENT))
+        lost = self.failure
+        if lost is not None and pending.pop(number, None) is call:
+            # Another thread may even have sent it in the meantime.
+            call.fail(self._failure_of(call, number, lost, _ids_of(self.outgoing)))
 
     def _free_id(self, number: int) -> int:
         """Past the end the ids begin again, without those in use.
@@ -526,7 +540,7 @@ class MsgpackCore(Core):
             self._raised(number, method, error)
             return
         if method.is_stream:
-            self._spawn(method, number, self._stream_async(work, value, context))
+            self._spawn(method, number, self._stream_async(work, value, context), value)
         elif is_async_result(value):
             self._await_in_loop(method, number, value, _timeout_in(options))
         else:
@@ -535,6 +549,10 @@ class MsgpackCore(Core):
     def _prepare(self, work: Work) -> tuple[Any, dict[str, Any], Any] | None:
         """The arguments for a call that needs more than its parameters; None if they do not fit."""
         method, number, params, named, options = work
+        early = None if number is None else self.active.get(number)
+        if early is not None and early.cancelled:
+            self._finish_error(number, CANCELLED, "the caller has cancelled it")
+            return None
         try:
             args, kwargs = method.bind(params, named)
         except BadValue as bad:
@@ -545,6 +563,8 @@ class MsgpackCore(Core):
             context = Producer(method.name, self.peer, self.caller, _timeout_in(options))
             if number is not None:
                 self.active[number] = context
+            if early is not None:
+                context.grant(early.credit)
             if method.place is not None:
                 made = context
                 args, kwargs = method.place(args, kwargs, lambda _: made)
@@ -591,9 +611,9 @@ class MsgpackCore(Core):
         value: Awaitable[Any],
         seconds: float | None = None,
     ) -> None:
-        self._spawn(method, number, self._await(method, number, value, seconds))
+        self._spawn(method, number, self._await(method, number, value, seconds), value)
 
-    def _spawn(self, method: Method, number: int | None, coroutine: Any) -> None:
+    def _spawn(self, method: Method, number: int | None, coroutine: Any, inner: Any) -> None:
         """Run a coroutine in the loop of a driver that has none of its own."""
 
         async def to_the_end() -> None:
@@ -606,6 +626,7 @@ class MsgpackCore(Core):
             future = self.run_coroutine(to_the_end())
         except RuntimeError as error:  # the loop is closed already
             coroutine.close()
+            _close(inner)
             self._raised(number, method, error)
             return
         self._can_be_cancelled(number, future)
@@ -817,7 +838,7 @@ class MsgpackCore(Core):
         lost = error or ConnectionLost("the connection was closed")
         self.failure = lost
         self.draining = True
-        queued = {id(item) for item in list(self.outgoing)}
+        queued = _ids_of(self.outgoing)
         while self.pending:
             try:
                 number, call = self.pending.popitem()
@@ -842,6 +863,10 @@ class MsgpackCore(Core):
         failure = kind(problem, address=getattr(lost, "address", ""), outcome=outcome)
         failure.__cause__ = lost
         return failure
+
+
+def _ids_of(items: Iterable[Any]) -> set[int]:
+    return {id(item) for item in list(items)}
 
 
 def _wants_stream(options: Mapping[str, Any] | None) -> bool:

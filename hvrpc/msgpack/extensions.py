@@ -32,7 +32,11 @@ class Extensions:
         pack: Callable[[Any], bytes],
         unpack: Callable[[bytes], Any],
     ) -> None:
-        """Let values of ``cls``, and of its subclasses, travel under ``code`` (0 to 127)."""
+        """Let values of ``cls``, and of its subclasses, travel under ``code`` (0 to 127).
+
+        Both ends have to register the same. Raises ValueError for a code that is taken or out of
+        range, TypeError for a class that msgpack packs by itself.
+        """
         self._check(code, cls)
         self._packers[cls] = code, pack
         self._unpackers[code] = cls, unpack

@@ -36,6 +36,9 @@ class LoopThread:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
+            # One more turn: a task that is cancelled before its first step never begins, and what it
+            # was to wait for never ends.
+            loop.run_until_complete(asyncio.sleep(0))
             tasks = asyncio.all_tasks(loop)
             for task in tasks:
                 task.cancel()

@@ -39,7 +39,11 @@ GRACE: Final = 5.0
 
 
 class Server:
-    """Serves an object, a module, functions, or a :class:`hvrpc.msgpack.Service`."""
+    """Serves an object, a module, functions, or a :class:`hvrpc.msgpack.Service`.
+
+    Next: :meth:`listen`, then :meth:`start`, and :meth:`close` in the end. Making it raises TypeError
+    for a service without methods, and for a type hint that cannot be checked.
+    """
 
     def __init__(
         self,
@@ -87,7 +91,11 @@ class Server:
         allow: Access | Rule | Iterable[Rule] | None = None,
         backlog: int = sockets.DEFAULT_BACKLOG,
     ) -> Address:
-        """Listen on an address, on several by calling it again; returns it with its port."""
+        """Listen on an address, on several by calling it again; returns it with its port.
+
+        `allow` says who may call. Callers wait until :meth:`start`. Raises
+        :class:`hvrpc.AddressError`, :class:`hvrpc.UnsupportedError` or :class:`hvrpc.ListenError`.
+        """
         return self._acceptor.listen(address, options=options, allow=allow, backlog=backlog)
 
     @property
@@ -145,8 +153,10 @@ def serve(
 ) -> None:
     """Serve until told to stop, by Ctrl-C or SIGTERM.
 
-    `ready` is called with the address once callers can connect; other settings are those of
-    :class:`Server`.
+    `ready` is called with the address once callers can connect; `grace` is how long methods under
+    way may take in the end; other settings are those of :class:`Server`. Raises
+    :class:`hvrpc.AddressError`, :class:`hvrpc.UnsupportedError` or :class:`hvrpc.ListenError` when it
+    cannot listen.
     """
     server = Server(service, **settings)
     where = server.listen(address, allow=allow)

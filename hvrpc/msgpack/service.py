@@ -171,7 +171,7 @@ def method(function: Any = None, /) -> Any:
 
 
 class Service(Mapping[str, Method]):
-    """A table of methods by name."""
+    """A table of methods by name: what :class:`hvrpc.msgpack.Server` serves."""
 
     def __init__(self, *offered: Any, extensions: Any = ()) -> None:
         self._methods: dict[str, Method] = {}
@@ -191,7 +191,11 @@ class Service(Mapping[str, Method]):
         return cls(offered, extensions=extensions)
 
     def add(self, offered: Any, *, prefix: str = "") -> None:
-        """Offer the methods of an object, of a module, of a mapping, or one function."""
+        """Offer the methods of an object, of a module, of a mapping, or one function.
+
+        Raises ValueError for a name that is offered already or reserved, TypeError for what has no
+        methods to offer.
+        """
         if isinstance(offered, Service):
             for name, known in offered.items():
                 self._add(prefix + name, known.function)
@@ -238,6 +242,11 @@ class Service(Mapping[str, Method]):
         if name in self._methods:
             raise ValueError(f"a method {name!r} is offered already")
         self._methods[name] = Method(name, function, self._extensions)
+
+    @property
+    def table(self) -> dict[str, Method]:
+        """The methods as a plain dictionary, for whoever looks one up for every call."""
+        return self._methods
 
     def describe(self) -> list[dict[str, Any]]:
         """What is offered: names, parameters, results and documentation."""

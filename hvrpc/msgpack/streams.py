@@ -77,6 +77,24 @@ _COMING: Final = object()
 """Stands for the value of a stream that has not ended."""
 
 
+class Early:
+    """What the caller has said of a request that waits for its turn."""
+
+    __slots__ = ("cancelled", "credit")
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.credit = 0
+
+    def cancel(self) -> None:
+        """The caller has given up."""
+        self.cancelled = True
+
+    def grant(self, count: int) -> None:
+        """The reader has made room for a stream that has not begun."""
+        self.credit += count
+
+
 class ItemCall(Call):
     """A call whose answer comes item by item, on the calling side.
 

@@ -39,6 +39,11 @@ TOGETHER: Final = 32 * 1024
 KEPT_BUFFER: Final = 1024 * 1024
 """A packer that had to grow beyond this is not kept."""
 
+SCRATCH: Final = 2 * 1024 * 1024
+"""Bytes of a buffer in which large values are put together. New memory is zeroed, and mapped page by
+page: for a megabyte that takes as long as receiving it, so these are kept for the next one."""
+MAX_SCRATCHES: Final = 4
+
 FIRST_BUFFER: Final = 4 * 1024
 """What a codec sets aside for a connection that may never say much; it grows with use."""
 
@@ -63,6 +68,9 @@ def broken(problem: str, error: BaseException | None = None) -> ProtocolError:
     found = ProtocolError(problem, remedy="check that the other side speaks msgpack-RPC")
     found.__cause__ = error
     return found
+
+
+_NIL_IS_NONE: Final = "it sends nil, which is not a message"
 
 
 class Decoder:
@@ -124,6 +132,8 @@ class Decoder:
             except Exception as error:
                 self._failed(error)
                 return None
+            if message is None:
+                raise broken(_NIL_IS_NONE)
             self._start = consumed = self._consumed()
             self.has_more = consumed != self._fed
             return message
@@ -148,6 +158,8 @@ class Decoder:
         except Exception as error:
             self._failed(error)
             return None
+        if message is None:
+            raise broken(_NIL_IS_NONE)
         self._start = consumed = self._consumed()
         self.has_more = consumed != self._fed
         return message
@@ -196,10 +208,23 @@ class Decoder:
             self.target = large.room()
 
 
+_scratches: list[bytearray] = []
+"""Those that nobody uses now, of all connections."""
+
+
 class _Large:
     """A message that ends in a large bytes value."""
 
-    __slots__ = ("_filled", "_parts", "_segment", "_total", "envelope", "offset", "size")
+    __slots__ = (
+        "_filled",
+        "_parts",
+        "_scratch",
+        "_segment",
+        "_total",
+        "envelope",
+        "offset",
+        "size",
+    )
 
     def __init__(self, envelope: list[Any], offset: int, size: int) -> None:
         self.envelope = envelope
@@ -209,9 +234,16 @@ class _Large:
 
     def begin(self, body: memoryview) -> None:
         """Take what has arrived, and make room for some of the rest."""
-        self._parts: list[Any] = [bytes(body)]
         self._total = len(body)
-        self._add_segment(len(body) * TRUST)
+        self._parts: list[Any] = []
+        self._scratch: bytearray | None = None
+        if self.size <= min(SCRATCH, len(body) * TRUST):
+            self._scratch = self._segment = _scratches.pop() if _scratches else bytearray(SCRATCH)
+            self._segment[: self._total] = body
+            self._filled = self._total
+        else:
+            self._parts.append(bytes(body))
+            self._add_segment(len(body) * TRUST)
 
     def _add_segment(self, size: int) -> None:
         """Room is added, never enlarged: asyncio looks into the old one while it tells us."""
@@ -231,11 +263,18 @@ class _Large:
 
     def room(self) -> memoryview:
         """Where the next bytes belong."""
-        return memoryview(self._segment)[self._filled :]
+        end = len(self._segment) if self._scratch is None else self.size
+        return memoryview(self._segment)[self._filled : end]
 
     def message(self) -> list[Any]:
         """The whole message."""
-        value = b"".join(self._parts)
+        if self._scratch is None:
+            value = b"".join(self._parts)
+        else:
+            with memoryview(self._scratch) as view:
+                value = bytes(view[: self.size])
+            if len(_scratches) < MAX_SCRATCHES:
+                _scratches.append(self._scratch)
         if self.envelope[0] == REQUEST:
             return [*self.envelope, [value]]
         return [*self.envelope, value]

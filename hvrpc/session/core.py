@@ -5,7 +5,7 @@ bytes to send. It does no I/O, owns no thread and reads no clock. A driver owns 
 locks or the loop, and the timers. Any core runs on any driver, so reconnecting, heartbeats and
 draining exist once.
 
-Who may call what, when several threads share a connection: `filled` and `take` are called by
+Who may call what, when several threads share a connection: `filled` and `digest` are called by
 the one that leads (reads); everything else by anybody, at any time.
 """
 
@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import HvrpcError
+from ..errors import HvrpcError, ProtocolError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -59,7 +59,7 @@ class Core(ABC):
 
     target: memoryview | None = None
     """Where the next bytes shall be received, when the core wants them in a place of its own (the
-    body of a large message): the driver fills it and calls `filled`, then `take` without bytes."""
+    body of a large message): the driver fills it and calls `filled`, then `digest` without bytes."""
 
     draining: bool = False
     """Whether one of the two has said goodbye: no new calls on this connection."""
@@ -71,18 +71,37 @@ class Core(ABC):
         """So many bytes were received into `target`."""
 
     @abstractmethod
-    def take(self, data: Buffer | None = None) -> Any | None:
-        """Digest received bytes, and what was left of earlier ones: finish calls, answer what the protocol itself asks, and return the
-        next piece of work for the user's code; None when nothing is left, or while `throttled`.
+    def digest(self, data: Buffer | None, work: deque[Any]) -> None:
+        """Digest received bytes, and what was left of earlier ones: finish calls, answer what the
+        protocol itself asks, and add to `work` what the user's code has to do. Stops early while
+        `throttled`.
 
-        Raises :class:`hvrpc.ProtocolError` when the peer broke the protocol.
+        Raises :class:`hvrpc.ProtocolError` when the peer broke the protocol; what it asked for
+        before that is in `work`.
         """
 
+    def take(self, data: Buffer | None = None) -> Any | None:
+        """The same for somebody who wants one piece of work at a time; None when there is none."""
+        waiting = self.__dict__.setdefault("_waiting_to_be_taken", deque())
+        broken = self.__dict__.pop("_broken_by", None)
+        try:
+            if broken is None and (data is not None or not waiting):
+                self.digest(data, waiting)
+        except ProtocolError as error:
+            broken = error
+        if not waiting:
+            if broken is not None:
+                raise broken
+            return None
+        if broken is not None:
+            self.__dict__["_broken_by"] = broken  # what came before it is taken first
+        return waiting.popleft()
+
     has_more: bool = False
-    """Whether there is something that `take` has not come to yet."""
+    """Whether there are bytes that `digest` has not come to yet."""
 
     throttled: bool = False
-    """Whether `take` stopped because so much work is under way: try again when some of it ends."""
+    """Whether `digest` stopped because so much work is under way: try again when some of it ends."""
 
     # --- The user's code -----------------------------------------------------------------------
 

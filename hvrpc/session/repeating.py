@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from ..errors import CallError, ConnectionLost, HvrpcError, Outcome, SessionClosed
@@ -23,6 +25,23 @@ def may_repeat(failure: HvrpcError, *, idempotent: bool) -> bool:
     if failure.outcome is Outcome.NOT_SENT:
         return isinstance(failure, ConnectionLost)
     return idempotent and isinstance(failure, ConnectionLost)
+
+
+def may_have_run(failure: HvrpcError) -> bool:
+    """Whether the call that failed may have been carried out."""
+    return isinstance(failure, CallError) and failure.outcome is Outcome.MAY_HAVE_RUN
+
+
+@contextmanager
+def in_doubt() -> Iterator[None]:
+    """Around the repetition of a call that may have been carried out: even if the repetition is never
+    sent, the call as a whole cannot be said not to have been."""
+    try:
+        yield
+    except CallError as error:
+        if error.outcome is Outcome.NOT_SENT:
+            error.outcome = Outcome.MAY_HAVE_RUN
+        raise
 
 
 def pause(repetition: int) -> float:

@@ -20,6 +20,10 @@ SECONDS = 900.0
 """For one installer. A mirror may be slow, but CI must not wait for ever."""
 
 
+class Impossible(Exception):
+    """An installer cannot work on this machine."""
+
+
 def run(*command: str, **variables: str) -> None:
     print("+", *command, flush=True)
     subprocess.run(command, check=True, timeout=SECONDS, env={**os.environ, **variables})
@@ -37,7 +41,7 @@ def install_from_apt(peers: list[Peer]) -> None:
 
 def install_from_npm(peers: list[Peer]) -> None:
     if shutil.which("npm") is None:
-        sys.exit("npm is not installed; Debian and Ubuntu have it in the package npm")
+        raise Impossible("npm is not installed; Debian and Ubuntu have it in the package npm")
     folder = CACHE / "npm"
     folder.mkdir(parents=True, exist_ok=True)
     packages = [package for peer in peers for package in peer.source.packages]
@@ -71,12 +75,24 @@ def main() -> None:
     absent = [peer for peer in wanted if not peer.is_installed()]
     for installer, install in INSTALLERS.items():
         if peers := [peer for peer in absent if peer.source.installer == installer]:
-            install(peers)
-    for peer in wanted:
-        if reason := peer.missing():
-            sys.exit(f"after installing, {reason}")
+            try:
+                install(peers)
+            except (OSError, subprocess.SubprocessError, Impossible) as error:
+                print(f"{installer}: {error}", flush=True)  # the others may still work
+    missing = [reason for peer in wanted if (reason := look_at(peer))]
+    sys.exit("\n".join(missing) or None)
+
+
+def look_at(peer: Peer) -> str | None:
+    """Build what has to be built. Why the peer cannot be used in spite of all; None if it can."""
+    if reason := peer.missing():
+        return f"after installing, {reason}"
+    try:
         peer.prepare()
-        print(f"{peer.name}: ready")
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{peer.name} could not be built: {error}"
+    print(f"{peer.name}: ready")
+    return None
 
 
 if __name__ == "__main__":

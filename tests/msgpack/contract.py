@@ -11,6 +11,7 @@ import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -340,7 +341,7 @@ class CallContract:
         def work(start: int) -> list[int]:
             return [client.call("echo", start + n) for n in range(50)]
 
-        threads = [Background(lambda start=start: work(start)) for start in range(0, 600, 100)]
+        threads = [Background(partial(work, start)) for start in range(0, 600, 100)]
         for start, thread in zip(range(0, 600, 100), threads, strict=True):
             assert thread.result() == list(range(start, start + 50))
 
@@ -348,7 +349,7 @@ class CallContract:
         tools = Tools()
         client = bench.pair(tools)
         names = [str(n) for n in range(5)]
-        waiting = [Background(lambda name=name: client.call("hold", name)) for name in names]
+        waiting = [Background(partial(client.call, "hold", name)) for name in names]
         for name in names:
             assert tools.gates[name].reached.wait(WAIT)
         for name, each in reversed(list(zip(names, waiting, strict=True))):
@@ -585,7 +586,7 @@ class BothSidesContract:
     def test_nested_calls_of_both_sides_at_the_same_time(self, bench: Bench) -> None:
         ours = tools_for(bench.client_driver)
         client = bench.pair(tools_for(bench.server_driver), service=ours)
-        calls = [Background(lambda n=n: client.call("back", "echo", n)) for n in range(20)]
+        calls = [Background(partial(client.call, "back", "echo", n)) for n in range(20)]
         assert [each.result() for each in calls] == list(range(20))
 
     def test_there_and_back_and_there(self, bench: Bench) -> None:
@@ -854,7 +855,8 @@ class StreamContract:
 
         def total(n: int, context: Context) -> int:
             caller: Any = context.caller
-            return sum(caller.stream("count", n)) + sum(caller.stream("count_async", n))
+            found: int = sum(caller.stream("count", n)) + sum(caller.stream("count_async", n))
+            return found
 
         client = bench.pair(total, service=Tools())
         assert client.call("total", 200) == 2 * sum(range(200))
@@ -1010,4 +1012,5 @@ class EndContract:
 
 def _core_of(client: Any) -> Any:
     inner = client.client if isinstance(client, AdaptedClient) else client
-    return inner._session.current.core
+    connection: Any = inner._session.current
+    return connection.core

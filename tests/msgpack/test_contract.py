@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from ..sockets.places import MISSING, PLACES
+from . import drivers
 from .contract import (
     BothSidesContract,
     CallContract,
@@ -20,35 +21,44 @@ from .contract import (
     ServiceContract,
     StreamContract,
 )
-from .drivers import ASYNCIO, BLOCKING, UVLOOP, Bench, bench, has_uvloop
+from .drivers import ASYNCIO, BLOCKING, UVLOOP, Bench, has_uvloop
 
 DRIVERS = [BLOCKING, ASYNCIO, *([UVLOOP] if has_uvloop() else [])]
 FAMILIES = [name for name in PLACES if name not in MISSING]
 PAIRS = [(client, server) for client in DRIVERS for server in DRIVERS]
-SOME_PAIRS = [pair for pair in PAIRS if pair[0] == pair[1] or UVLOOP not in pair]
+PLAIN_PAIRS = [pair for pair in PAIRS if UVLOOP not in pair]
+SAME_PAIRS = [(driver, driver) for driver in (BLOCKING, ASYNCIO)]
+
+Combination = tuple[str, str, str]
+"""Client, server and family."""
+
+CORE: list[Combination] = [
+    (client, server, family)
+    for family in FAMILIES
+    for client, server in (PAIRS if family == FAMILIES[0] else PLAIN_PAIRS)
+]
+BETWEEN_DRIVERS: list[Combination] = [
+    (client, server, FAMILIES[0])
+    for client, server in (*PLAIN_PAIRS, *([(UVLOOP, UVLOOP)] if has_uvloop() else []))
+]
+EACH_DRIVER: list[Combination] = [(client, server, FAMILIES[0]) for client, server in SAME_PAIRS]
 
 
-def _name(value: object) -> str:
-    return " to ".join(value) if isinstance(value, tuple) else str(value)
+def _name(combination: Combination) -> str:
+    client, server, family = combination
+    return f"{client} to {server} over {family}"
 
 
-class OnEverything:
-    @pytest.fixture(params=PAIRS, ids=_name)
-    def drivers(self, request: pytest.FixtureRequest) -> tuple[str, str]:
-        client, server = request.param
-        return client, server
-
-    @pytest.fixture(params=FAMILIES)
-    def bench(self, request: pytest.FixtureRequest, drivers: tuple[str, str]) -> Iterator[Bench]:
-        with PLACES[request.param]() as place, bench(place, *drivers) as made:
-            yield made
+@pytest.fixture
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    client, server, family = request.param
+    with PLACES[family]() as place, drivers.bench(place, client, server) as made:
+        yield made
 
 
-class OnOneFamily:
-    @pytest.fixture(params=SOME_PAIRS, ids=_name)
-    def bench(self, request: pytest.FixtureRequest) -> Iterator[Bench]:
-        with PLACES[FAMILIES[0]]() as place, bench(place, *request.param) as made:
-            yield made
+def on(combinations: list[Combination]) -> pytest.MarkDecorator:
+    """Have the tests of a class run on these."""
+    return pytest.mark.parametrize("bench", combinations, ids=_name, indirect=True)
 
 
 @pytest.mark.skipif(has_uvloop(), reason="uvloop is installed")
@@ -57,29 +67,36 @@ def test_uvloop_is_installed() -> None:
     pytest.skip("without uvloop: pip install uvloop, and run again")
 
 
-class TestCore(OnEverything, CoreContract):
-    pass
+@on(CORE)
+class TestCore(CoreContract):
+    """On everything there is."""
 
 
-class TestCalls(OnOneFamily, CallContract):
-    pass
+@on(EACH_DRIVER)
+class TestCalls(CallContract):
+    """Requests, responses, notifications."""
 
 
-class TestServices(OnOneFamily, ServiceContract):
-    pass
+@on(EACH_DRIVER)
+class TestServices(ServiceContract):
+    """What can be served."""
 
 
-class TestBothSides(OnOneFamily, BothSidesContract):
-    pass
+@on(BETWEEN_DRIVERS)
+class TestBothSides(BothSidesContract):
+    """The server calls its caller."""
 
 
-class TestErrors(OnOneFamily, ErrorContract):
-    pass
+@on(EACH_DRIVER)
+class TestErrors(ErrorContract):
+    """Errors cross the boundary."""
 
 
-class TestStreams(OnOneFamily, StreamContract):
-    pass
+@on(BETWEEN_DRIVERS)
+class TestStreams(StreamContract):
+    """Results that come item by item."""
 
 
-class TestEnd(OnOneFamily, EndContract):
-    pass
+@on(BETWEEN_DRIVERS)
+class TestEnd(EndContract):
+    """Closing, draining, losing, limits."""

@@ -97,7 +97,8 @@ def test_a_failure_names_method_and_address(kind: Any) -> None:
 
 
 def test_falsy_errors_of_a_call_are_errors() -> None:
-    for error in (0, "", [], False):
+    falsy: list[Any] = [0, "", [], False]
+    for error in falsy:
         call = Call()
         call.error = error
         assert isinstance(failure_of(call, method="m", address="a"), RemoteError)

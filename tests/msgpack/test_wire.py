@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -18,6 +19,7 @@ from hvrpc.msgpack.limits import DEFAULT, Limits
 from hvrpc.msgpack.wire import KEPT_BUFFER, LARGE, LEAST, TOGETHER, Decoder, Encoder
 
 from ..sockets.background import Background
+from .raw import pack
 
 CHUNK = 64 * 1024
 
@@ -242,10 +244,10 @@ class TestRefusals:
 
     def test_a_message_that_grows_beyond_the_limit(self) -> None:
         limits = Limits(message=10_000)
-        part = b"\x93" + msgpack.packb(bytes(6000))
+        part = b"\x93" + pack(bytes(6000))
         assert decode(part, 100, limits) == []
         with pytest.raises(ProtocolError, match="longer than the 10000 bytes allowed"):
-            decode(part + msgpack.packb(bytes(6000)), 100, limits)
+            decode(part + pack(bytes(6000)), 100, limits)
 
     @pytest.mark.parametrize("length", [10_001, 2**32 - 1])
     def test_a_large_value_beyond_the_limit(self, length: int) -> None:
@@ -279,10 +281,10 @@ class TestRefusals:
 
     def test_more_elements_than_allowed(self) -> None:
         limits = Limits(elements=10)
-        assert decode(msgpack.packb(list(range(10))), limits=limits) == [list(range(10))]
+        assert decode(pack(list(range(10))), limits=limits) == [list(range(10))]
         for value in (list(range(11)), dict.fromkeys(range(11))):
             with pytest.raises(ProtocolError, match="exceeds"):
-                decode(msgpack.packb(value), limits=limits)
+                decode(pack(value), limits=limits)
 
 
 class Odd(dict[Any, Any]):
@@ -297,12 +299,12 @@ class TestEncoder:
     def test_threads_do_not_get_into_each_others_messages(self) -> None:
         made = encoder()
 
-        def pack(number: int) -> list[bytes]:
+        def encode(number: int) -> list[bytes]:
             return [made.encode((2, "x", [number, Odd(a=number)])) for _ in range(50)]
 
-        workers = [Background(lambda n=n: pack(n)) for n in range(4)]
+        workers = [Background(partial(encode, n)) for n in range(4)]
         for number, worker in enumerate(workers):
-            expected = msgpack.packb((2, "x", [number, {"a": number}]))
+            expected = pack((2, "x", [number, {"a": number}]))
             assert worker.result() == [expected] * 50
 
     def test_after_an_error_it_goes_on(self) -> None:

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -36,7 +37,7 @@ def together(count: int, function: Any) -> list[Any]:
         start.wait(WAIT)
         return function(number)
 
-    threads = [Background(lambda number=number: run(number)) for number in range(count)]
+    threads = [Background(partial(run, number)) for number in range(count)]
     return [thread.result() for thread in threads]
 
 
@@ -45,7 +46,13 @@ class BasicContract:
 
     def test_calls_are_answered(self, pair: Pair) -> None:
         client = pair.client(pair.server().url)
-        assert client.call("echo", [1, "ä", b"\0", None, {"a": 2.5}]) == [1, "ä", b"\0", None, {"a": 2.5}]
+        assert client.call("echo", [1, "ä", b"\0", None, {"a": 2.5}]) == [
+            1,
+            "ä",
+            b"\0",
+            None,
+            {"a": 2.5},
+        ]
         with pytest.raises(RemoteError, match="boom"):
             client.call("fail", "boom")
 
@@ -66,9 +73,15 @@ class BasicContract:
         """Each more than all buffers hold; from both ends at once, several in each direction."""
         serving = pair.server()
         client = pair.client(serving.url, service=pair.calling.tools())
+
+        def same(blob: bytes) -> bool:
+            return bool(client.call("echo", blob) == blob)
+
         blobs = [bytes([number]) * (24 * MiB + number) for number in range(2)]
-        jobs = [Background(lambda blob=blob: client.call("echo", blob) == blob) for blob in blobs]
-        jobs.append(Background(lambda: client.call("back", "blob", [20 * MiB]) == [bytes(20 * MiB)]))
+        jobs = [Background(partial(same, blob)) for blob in blobs]
+        jobs.append(
+            Background(lambda: client.call("back", "blob", [20 * MiB]) == [bytes(20 * MiB)])
+        )
         assert all(job.result() for job in jobs)
         assert client.connections == 1
 
@@ -110,7 +123,7 @@ class Contract(BasicContract):
     def test_handler_that_waits_delays_nobody(self, pair: Pair) -> None:
         serving = pair.server()
         client = pair.client(serving.url)
-        held = [Background(lambda name=name: client.call("hold", name)) for name in "abc"]
+        held = [Background(partial(client.call, "hold", name)) for name in "abc"]
         for name in "abc":
             serving.tools._wait_entered(name)
         assert [client.call("echo", number) for number in range(20)] == list(range(20))
@@ -365,7 +378,12 @@ class Contract(BasicContract):
 
     def test_nonsense_ends_the_connection_and_not_the_server(self, pair: Pair) -> None:
         serving = pair.server()
-        for nonsense in (b"\xc1", b"GET / HTTP/1.1\r\n\r\n", b"\x93\x00\x01", b"\x94\x07\x01\xc0\xc0"):
+        for nonsense in (
+            b"\xc1",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\x93\x00\x01",
+            b"\x94\x07\x01\xc0\xc0",
+        ):
             with stranger(serving.url) as peer:
                 peer.stream.sendall(nonsense)
                 peer.stream.socket.shutdown(socket.SHUT_WR)
@@ -386,7 +404,8 @@ class Stranger:
         self._unpacker = msgpack.Unpacker(raw=False, max_buffer_size=0)
 
     def send(self, *messages: Any) -> None:
-        self.stream.sendall(b"".join(msgpack.packb(message) for message in messages))
+        pack: Any = msgpack.packb
+        self.stream.sendall(b"".join(pack(message) for message in messages))
 
     def messages(self) -> Iterator[Any]:
         """What arrives, until the end."""

@@ -51,6 +51,10 @@ class Tools:
         self.executed.append(number)
         return number
 
+    def carry(self, load: bytes, number: int) -> int:
+        self.executed.append(number)
+        return number
+
     def blob(self, size: int) -> bytes:
         self.executed.append(size)
         return bytes(size)
@@ -101,7 +105,7 @@ class AsyncTools(Tools):
     async def hold(self, name: str) -> str:  # type: ignore[override]
         self._enter(name)
         try:
-            while not self._gates[name].is_set():
+            while not self._gates[name].is_set():  # noqa: ASYNC110 (the test is another thread)
                 await asyncio.sleep(0.002)
         finally:
             self._leave()
@@ -132,7 +136,7 @@ class ClientSide(Protocol):
 class ServerSide(Protocol):
     """A server, as the tests see it."""
 
-    def listen(self, address: str, **settings: Any) -> Address: ...
+    def listen(self, address: str) -> Address: ...
     def start(self) -> None: ...
     def close(self, grace: float = ...) -> bool: ...
     @property
@@ -274,8 +278,8 @@ class AioServer:
     loop: LoopThread
     server: hvrpc.msgpack.aio.Server
 
-    def listen(self, address: str, **settings: Any) -> Address:
-        return self.server.listen(address, **settings)
+    def listen(self, address: str) -> Address:
+        return self.server.listen(address)
 
     def start(self) -> None:
         self.loop.run(self.server.start())

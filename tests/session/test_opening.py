@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -98,10 +98,10 @@ class Opener:
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
-def opener(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+def opener(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Opener:
     clock = Clock()
     monkeypatch.setattr(opening, "time", clock)
-    yield Opener(clock, is_async=request.param == "asyncio")
+    return Opener(clock, is_async=request.param == "asyncio")
 
 
 # --- The default ---------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Every test runs with every pair of drivers.
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_calls_in_flight_fail_truthfully(pair: Pair) -> None:
     link = pair.enter(Link(serving.url))
     client = pair.client(str(link.address))
     names = [f"h{number}" for number in range(6)]
-    calls = [Background(lambda name=name: client.call("hold", name)) for name in names]
+    calls = [Background(partial(client.call, "hold", name)) for name in names]
     for name in names:
         serving.tools._wait_entered(name)
     link.cut()
@@ -108,7 +109,7 @@ def test_calls_that_were_not_sent_move_over_unseen(pair: Pair) -> None:
     link.stall()
     jam = Background(lambda: client.call("echo", bytes(32 * 1024 * 1024)))
     wait_until(lambda: _is_blocked(client), "the line is jammed")
-    calls = [Background(lambda n=n: client.call("record", n)) for n in range(5)]
+    calls = [Background(partial(client.call, "record", n)) for n in range(5)]
     wait_until(lambda: _queued(client) >= 5, "they wait in line")
     link.cut()
     link.resume()
@@ -152,16 +153,18 @@ def test_rolling_restart_under_load_shows_in_no_error(pair: Pair, callers: int) 
             turn += 1
         return turn
 
-    workers = [Background(lambda n=n: work(n)) for n in range(callers)]
+    def moved_on(so_far: list[int]) -> bool:
+        """Everybody, or somebody has failed: then there is no need to wait."""
+        counts = zip(done, so_far, strict=True)
+        return all(len(numbers) > before + 20 for numbers, before in counts) or not all(
+            worker.thread.is_alive() for worker in workers
+        )
+
+    workers = [Background(partial(work, n)) for n in range(callers)]
     executed: list[Any] = []
     for _ in range(4):
         so_far = [len(each) for each in done]
-        wait_until(
-            lambda so_far=so_far: all(
-                len(each) > before + 20 for each, before in zip(done, so_far, strict=True)
-            ),
-            "everybody has made calls since",
-        )
+        wait_until(partial(moved_on, so_far), "everybody has made calls since")
         old = serving
         assert old.side.close(GRACE)
         executed += old.tools.executed
@@ -388,5 +391,3 @@ def _can_connect(url: str) -> bool:
     except OSError:
         return False
     return True
-
-

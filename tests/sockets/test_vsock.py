@@ -16,11 +16,10 @@ from uuid import UUID
 import pytest
 
 from hvrpc import Address, Peer, UnsupportedError
-from hvrpc.sockets import Options, vsock
+from hvrpc.sockets import Options, names, structs, vsock
 
-from .fake_socket import FakeModule, raising
+from .fake_socket import AF_VSOCK, FakeModule, raising
 
-AF_VSOCK = 40
 ANY = 0xFFFFFFFF
 CONNECT_TIMEOUT = (AF_VSOCK, 6)
 BUFFER_SIZE = (AF_VSOCK, 0)
@@ -32,8 +31,18 @@ GUEST = "12345678-9abc-def0-1234-56789abcdef0"
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeModule:
-    module = FakeModule()
-    monkeypatch.setattr(vsock, "socket", module)
+    return install(monkeypatch, FakeModule())
+
+
+def install(monkeypatch: pytest.MonkeyPatch, module: FakeModule) -> FakeModule:
+    """Make this a Linux whose sockets are fakes."""
+    module.AF_VSOCK = AF_VSOCK
+    module.AF_UNIX = 1
+    descriptors = SimpleNamespace(get_blocking=lambda _: True, set_blocking=lambda *_: None)
+    monkeypatch.setattr(structs, "os", descriptors)
+    for user in (vsock, structs):
+        monkeypatch.setattr(user, "socket", module)
+    monkeypatch.setattr(names, "sys", SimpleNamespace(platform="linux"))
     return module
 
 
@@ -128,8 +137,7 @@ def test_port_0_is_a_free_port_that_hyper_v_can_reach(
 ) -> None:
     """The system's own choice may be above 0x7fffffff, where no Hyper-V host can connect."""
     in_use = OSError(errno.EADDRINUSE, "in use")
-    fake = FakeModule(bind=raising(in_use, in_use))
-    monkeypatch.setattr(vsock, "socket", fake)
+    fake = install(monkeypatch, FakeModule(bind=raising(in_use, in_use)))
     endpoint = listen(url)
     (sock,) = fake.sockets
     tried = [call[1] for call in sock.calls if call[0] == "bind"]
@@ -187,6 +195,14 @@ def test_the_programs_default_timeout_does_not_count(fake: FakeModule) -> None:
     assert fake.sockets[0].calls[0] == ("settimeout", None)
 
 
+def test_setting_options_leaves_the_descriptor_to_the_socket(fake: FakeModule) -> None:
+    """A second socket object would close it when it is collected, unless it is detached."""
+    connect("vsock://host/5000")
+    assert fake.aliases
+    assert all(alias.fileno() == -1 and not alias.closed for alias in fake.aliases)
+    assert fake.sockets[0].fileno() >= 0
+
+
 def test_everything_is_set_before_connecting(fake: FakeModule) -> None:
     connect("hvsock://parent/5000", options=Options(send_buffer=1000, receive_buffer=2000))
     (sock,) = fake.sockets
@@ -219,8 +235,7 @@ def test_buffers_are_large_by_default_and_set_before_listening(fake: FakeModule)
 def test_a_socket_that_cannot_connect_is_closed(
     monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    fake = FakeModule(**{method: raising(OSError(errno.ENODEV, "no device"))})
-    monkeypatch.setattr(vsock, "socket", fake)
+    fake = install(monkeypatch, FakeModule(**{method: raising(OSError(errno.ENODEV, "no device"))}))
     with pytest.raises(OSError, match="no device"):
         connect("hvsock://parent/5000")
     assert fake.sockets[0].closed
@@ -230,17 +245,17 @@ def test_a_socket_that_cannot_connect_is_closed(
 def test_a_socket_that_cannot_listen_is_closed(
     monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    fake = FakeModule(**{method: raising(OSError(errno.EACCES, "denied"))})
-    monkeypatch.setattr(vsock, "socket", fake)
+    fake = install(monkeypatch, FakeModule(**{method: raising(OSError(errno.EACCES, "denied"))}))
     with pytest.raises(OSError, match="denied"):
         listen("hvsock://any/80")
     assert fake.sockets[0].closed
 
 
-def test_where_there_is_none(fake: FakeModule, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vsock, "sys", SimpleNamespace(platform="darwin"))
     assert vsock.unavailable() == ("AF_VSOCK exists on Linux only", "use hvsock:// on Windows")
     monkeypatch.setattr(vsock, "sys", SimpleNamespace(platform="linux"))
-    missing = vsock.unavailable()  # the fake module has no AF_VSOCK
+    monkeypatch.setattr(vsock, "socket", SimpleNamespace())
+    missing = vsock.unavailable()
     assert missing is not None
     assert "built without AF_VSOCK" in missing[0]

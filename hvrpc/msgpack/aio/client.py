@@ -16,6 +16,7 @@ from ...addresses import Address
 from ...errors import HvrpcError
 from ...session.aio import Connection, FutureCall, Session
 from ...session.opening import OnAttempt, Policy
+from ...session.repeating import in_doubt, may_have_run
 from ...session.state import Heartbeat
 from ...sockets import Options, Stream
 from ..calling import (
@@ -114,10 +115,51 @@ class Caller:
 
         Cancelling the task that waits cancels the call on the other side too.
         """
-        if timeout is UNSET:
-            return await self._call(method, params, named, self._timeout, None, idempotent)
-        options = None if timeout is None else {"timeout": timeout}
-        return await self._call(method, params, named, timeout, options, idempotent)  # type: ignore[arg-type]
+        if timeout is not UNSET or named:
+            limit: Any = self._timeout if timeout is UNSET else timeout
+            options = None if timeout is UNSET or timeout is None else {"timeout": timeout}
+            return await self._call(method, params, named, limit, options, idempotent)
+        connection = self._ready()
+        if connection is None or connection.crowded:
+            return await self._call(method, params, None, self._timeout, None, idempotent)
+        # The usual case, written out: a coroutine more would cost some percent.
+        core = connection.core
+        call = connection.make_call()
+        core.request(method, params, call)
+        connection.push()
+        limit = self._timeout
+        try:
+            if connection.look_after(call, limit):
+                await call.future
+            else:
+                await connection.wait(call, limit, exact=True)
+            if not call.done:
+                raise late(core, call, method, self.address, limit)
+        except BaseException:
+            self._abandon(connection, call)
+            raise
+        if call.error is None and call.failure is None and not core.draining:
+            return call.value
+        return await self._settle(connection, call, method, params, idempotent)
+
+    async def _settle(
+        self,
+        connection: Connection[MsgpackCore],
+        call: FutureCall,
+        method: str,
+        params: tuple[Any, ...],
+        idempotent: bool,
+    ) -> Any:
+        """A call has ended in another way than with a value: repeat it, or raise."""
+        if connection.core.draining:
+            self._retire(connection)
+        if call.error is None and call.failure is None:
+            return call.value
+        failure = failure_of(call, method=method, address=self.address)
+        may = idempotent or method in self._idempotent
+        if not await self._repeat(failure, 1, self._deadline(), may):
+            raise failure
+        return await self._call(method, params, None, self._timeout, None, idempotent, 1)
 
     async def _call(
         self,
@@ -127,9 +169,9 @@ class Caller:
         limit: float | None,
         options: Mapping[str, Any] | None,
         idempotent: bool,
+        repetition: int = 0,
     ) -> Any:
         deadline: float | None = None
-        repetition = 0
         while True:
             connection = self._ready()
             if connection is None:
@@ -165,6 +207,11 @@ class Caller:
                 failure, repetition, deadline, idempotent or method in self._idempotent
             ):
                 raise failure
+            if may_have_run(failure):
+                with in_doubt():
+                    return await self._call(
+                        method, params, named, limit, options, idempotent, repetition
+                    )
 
     def _abandon(self, connection: Connection[MsgpackCore], call: FutureCall | ItemCall) -> None:
         """Nobody waits for this call any more: say so."""
@@ -173,7 +220,10 @@ class Caller:
             connection.push()
 
     async def notify(self, method: str, *params: Any) -> None:
-        """Send a notification: nobody answers, and nobody tells whether it arrived."""
+        """Send a notification: nobody answers, and nobody tells whether it arrived.
+
+        See :meth:`hvrpc.msgpack.Client.notify` for what it raises.
+        """
         connection = self._ready() or await self._connection(self._deadline())
         if connection.crowded:
             await self._room(connection, method, self._timeout)
@@ -219,7 +269,10 @@ class Caller:
         return Remote(self, "")
 
     async def methods(self) -> list[dict[str, Any]]:
-        """What the other side offers: names, parameters, results, documentation (hvrpc peers)."""
+        """What the other side offers: names, parameters, results, documentation.
+
+        Raises :class:`hvrpc.RemoteError` when the other side is no hvrpc peer.
+        """
         found: list[dict[str, Any]] = await self.call(METHODS)
         return found
 
@@ -286,7 +339,7 @@ class Client(Caller):
         return await self._session.repeat(failure, repetition, deadline, idempotent=idempotent)
 
     async def open(self) -> None:
-        """Open the connection now, if there is none."""
+        """Open the connection now, if there is none. Raises :class:`hvrpc.OpenFailed`."""
         await self._session.connection(self._deadline())
 
     @property
@@ -306,7 +359,10 @@ class Client(Caller):
         return self._session.closed
 
     async def close(self, grace: float = GRACE) -> None:
-        """Wait for calls under way, at most `grace` seconds, and close. May be called twice."""
+        """Wait for calls under way, at most `grace` seconds, and close. May be called twice.
+
+        Calls that are made afterwards raise :class:`hvrpc.SessionClosed`.
+        """
         await self._session.close(grace)
 
     async def __aenter__(self) -> Self:
@@ -356,7 +412,10 @@ class _Signal:
 
 
 class ResultStream:
-    """The items of a streaming result, as they come."""
+    """The items of a streaming result, as they come. Made by :meth:`Client.stream`.
+
+    A connection that is lost raises :class:`hvrpc.ConnectionLost`; it is never taken for the end.
+    """
 
     def __init__(
         self,

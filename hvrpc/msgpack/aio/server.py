@@ -30,7 +30,11 @@ from .client import PeerCaller, push
 
 
 class Server:
-    """Serves an object, a module, functions, or a :class:`hvrpc.msgpack.Service`."""
+    """Serves an object, a module, functions, or a :class:`hvrpc.msgpack.Service`.
+
+    Next: :meth:`listen`, then :meth:`start`, and :meth:`close` in the end. Making it raises TypeError
+    for a service without methods, and for a type hint that cannot be checked.
+    """
 
     def __init__(
         self,
@@ -75,7 +79,11 @@ class Server:
         allow: Access | Rule | Iterable[Rule] | None = None,
         backlog: int = sockets.DEFAULT_BACKLOG,
     ) -> Address:
-        """Listen on an address, on several by calling it again; returns it with its port."""
+        """Listen on an address, on several by calling it again; returns it with its port.
+
+        `allow` says who may call. Callers wait until :meth:`start`. Raises
+        :class:`hvrpc.AddressError`, :class:`hvrpc.UnsupportedError` or :class:`hvrpc.ListenError`.
+        """
         return self._acceptor.listen(address, options=options, allow=allow, backlog=backlog)
 
     @property
@@ -131,8 +139,10 @@ async def serve(
 ) -> None:
     """Serve until cancelled, or told to stop by SIGTERM.
 
-    `ready` is called with the address once callers can connect; other settings are those of
-    :class:`Server`.
+    `ready` is called with the address once callers can connect; `grace` is how long methods under
+    way may take in the end; other settings are those of :class:`Server`. Raises
+    :class:`hvrpc.AddressError`, :class:`hvrpc.UnsupportedError` or :class:`hvrpc.ListenError` when it
+    cannot listen.
     """
     server = Server(service, **settings)
     where = server.listen(address, allow=allow)

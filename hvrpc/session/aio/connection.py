@@ -11,10 +11,10 @@ The socket was connected, or accepted, in blocking calls; the loop adopts it. Wh
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import sys
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Generic, cast
 
@@ -29,6 +29,8 @@ CHUNK: Final = 64 * 1024
 """Bytes received at once."""
 JOIN: Final = 64 * 1024
 """Small messages are joined to writes of up to this size."""
+RESTED_DRAIN: Final = 0.1
+"""Seconds that closing waits for the other side when nothing was under way."""
 SLICE: Final = 0.01
 """Seconds between looks, when closing, for what is not sent yet."""
 LOOK: Final = 0.25
@@ -46,14 +48,16 @@ STALLED_AFTER: Final = 30.0
 class FutureCall(Call):
     """A call that a coroutine waits for."""
 
-    __slots__ = ("future", "looks")
+    looks = -1
+    """Looks after which it is late; -1 when it has a timer of its own, or none."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
         self.future: asyncio.Future[None] = loop.create_future()
-        self.wake = functools.partial(_settle, self.future)
-        self.looks = -1
-        """Looks after which it is late; -1 when it has a timer of its own, or none."""
+
+    def wake(self) -> None:
+        future = self.future
+        if not future.done():
+            future.set_result(None)
 
 
 def _settle(future: asyncio.Future[None]) -> None:
@@ -84,6 +88,8 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._buffer, self._view = _receive_buffer(self._loop)
+        self._todo: deque[Any] = deque()
+        self._nonsense: ProtocolError | None = None
         self._filling = False
         self._corked = False
         self._paused = False
@@ -165,27 +171,35 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
 
     def _digest(self, data: memoryview | None) -> None:
         core = self.core
-        take = core.take
-        serve = core.serve_async
+        todo = self._todo
         queue = core.outgoing
-        try:
-            work = take(data)
-            while work is not None:
+        serve = core.serve_async
+        full = False
+        while not full:
+            if self._nonsense is None and (data is not None or not todo):
+                try:
+                    core.digest(data, todo)
+                except ProtocolError as error:
+                    self._nonsense = error  # what came before it is carried out first
+                data = None
+            if not todo:
+                break
+            while todo and not full:
+                work = todo.popleft()
                 awaitable = serve(work)
                 if awaitable is not None:
                     self._begin(work, awaitable)
                 # Answers that pile up, or are large, go out before more of them are made.
-                if queue and (len(queue) >= MANY_ANSWERS or type(queue[-1]) is tuple):
+                if queue and (len(queue) >= MANY_ANSWERS or _ends_large(queue)):
                     self._flush()
-                    if self._paused and self._overfull():
-                        break
-                work = take()
-        except ProtocolError as error:
-            self._broken(error)
-            return
+                    full = self._paused and self._overfull()
+            if not core.has_more:
+                break
         if queue:
             self._flush()
-        if core.throttled or (self._paused and self._overfull()):
+        if self._nonsense is not None and not todo:
+            self._broken(self._nonsense)
+        elif core.throttled or (self._paused and self._overfull()):
             self._stop_reading()
 
     def _begin(self, work: Any, awaitable: Awaitable[None]) -> None:
@@ -225,7 +239,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             self._not_reading = False
             if self._transport is not None:
                 self._transport.resume_reading()
-            if self.core.has_more:
+            if self._todo or self.core.has_more:
                 self._digest(None)
 
     def _overfull(self) -> bool:
@@ -248,6 +262,8 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             self._corked = True
             self._loop.call_soon(self._uncork)
             self._flush()
+        elif self.core.outgoing and _ends_large(self.core.outgoing):
+            self._flush()  # at once, so that the next caller learns whether there is room for more
 
     def _uncork(self) -> None:
         self._corked = False
@@ -305,11 +321,8 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         if call.done:
             return True
         handle: asyncio.TimerHandle | None = None
-        if limit is not None:
-            if exact or limit < 8 * self._look_every:
-                handle = self._loop.call_later(limit, _settle, call.future)
-            else:
-                call.looks = int(limit / self._look_every) + 1
+        if limit is not None and (exact or not self.look_after(call, limit)):
+            handle = self._loop.call_later(limit, _settle, call.future)
         if self._timer is None:
             self.look_out()
         try:
@@ -318,6 +331,16 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             if handle is not None:
                 handle.cancel()
         return call.done
+
+    def look_after(self, call: FutureCall, limit: float | None) -> bool:
+        """Have a call end when `limit` seconds have passed, roughly; False if that is too rough."""
+        if limit is not None:
+            if limit < 8 * self._look_every:
+                return False
+            call.looks = int(limit / self._look_every) + 1
+        if self._timer is None:
+            self.look_out()
+        return True
 
     def look_out(self) -> None:
         """Begin to look, at intervals, for calls that are late and for a peer that is silent."""
@@ -372,13 +395,15 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         False when something was left unfinished after `grace` seconds.
         """
         deadline = self._loop.time() + grace
+        rested = not self.core.busy
         self.core.goodbye()
         self._flush()
         finished = await self._wait_until_idle(deadline)
         self.core.farewell()
         self._flush()
         await self._wait_until_sent(max(deadline, self._loop.time() + 0.1))
-        await self.close()
+        # A peer that waits for nothing may not read: it would not notice for the whole time.
+        await self.close(RESTED_DRAIN if rested else None)
         return finished
 
     async def _wait_until_idle(self, deadline: float) -> bool:
@@ -397,19 +422,22 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
                 return
             await asyncio.sleep(SLICE)
 
-    async def close(self) -> None:
+    async def close(self, drain: float | None = None) -> None:
         """End it, waiting a bounded time for the other side to end too."""
+        longest = self.stream.options.drain
         transport = self._transport
         self.end(None)
         if transport is not None and not self._over.done():
-            await asyncio.wait([self._over], timeout=self.stream.options.drain)
+            await asyncio.wait(
+                [self._over], timeout=longest if drain is None else min(drain, longest)
+            )
             transport.abort()
-            await asyncio.wait([self._over], timeout=self.stream.options.drain)
+            await asyncio.wait([self._over], timeout=longest)
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=self.stream.options.drain)
+            await asyncio.wait(tasks, timeout=longest)
 
     def end(self, cause: OSError | HvrpcError | None) -> None:
         """The connection is over. Every call on it ends now; may be called twice."""
@@ -455,6 +483,12 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         logger.warning("%s: %s: closing the connection", self.stream.peer, error)
         self._flush()
         self.end(error)
+
+
+def _ends_large(queue: deque[Any]) -> bool:
+    """Whether the last of what is queued is large."""
+    last = queue[-1]
+    return type(last) is tuple or len(last) >= JOIN
 
 
 _buffers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[bytearray, memoryview]] = (

@@ -134,15 +134,15 @@ class Server(Generic[CoreT]):
         def get() -> Connection[CoreT]:
             return connection
 
+        connection: Connection[CoreT] = Connection(
+            stream,
+            self._make_core(stream, get),
+            heartbeat=Heartbeat(self._dead_after),
+            on_end=self._connections.discard,
+        )
+        self._connections.add(connection)
+        connection.life.happened(Event.PROVEN)
         try:
-            connection: Connection[CoreT] = Connection(
-                stream,
-                self._make_core(stream, get),
-                heartbeat=Heartbeat(self._dead_after),
-                on_end=self._connections.discard,
-            )
-            self._connections.add(connection)
-            connection.life.happened(Event.PROVEN)
             await connection.put_on_loop()
         except OSError as error:
             self._log.warning("%s: %s went away: %s", stream.address, stream.peer, error)

@@ -107,6 +107,7 @@ class Connection(Generic[CoreT]):
         """Whether nothing more is run until the peer has taken some answers."""
         self._handled = 0
         self._backlog: deque[Any] = deque()
+        self._nonsense: ProtocolError | None = None
         self._handler_done = threading.Event()
         self._disposed = False
         self._over = threading.Event()
@@ -293,6 +294,7 @@ class Connection(Generic[CoreT]):
         core = self.core
         recv = self._recv
         queue = self._queue
+        backlog = self._backlog
         if deadline is not None:
             if left is None:
                 left = deadline - time.monotonic()
@@ -317,14 +319,13 @@ class Connection(Generic[CoreT]):
                 if self._heartbeat is not None:
                     self._heartbeat._heard = True
                 try:
-                    work = core.take(data)
+                    core.digest(data, backlog)
                 except ProtocolError as error:
                     self._broken(error)
                     return True
-                if work is not None:
-                    self._pass_on(work)
-                    self._digest()
-                elif queue:
+                if backlog:
+                    self._tell_server()
+                if queue:
                     self.push()
             if call.done:
                 return True
@@ -426,21 +427,18 @@ class Connection(Generic[CoreT]):
 
     def _digest(self, data: bytes | None = None) -> None:
         """Let the core work through what arrived. Work for user code is left to a serving thread."""
-        core = self.core
         try:
-            work = core.take(data)
-            while work is not None:
-                self._pass_on(work)
-                work = core.take()
+            self.core.digest(data, self._backlog)
         except ProtocolError as error:
             self._broken(error)
             return
-        if core.outgoing:
+        if self._backlog:
+            self._tell_server()
+        if self._queue:
             self.push()
 
-    def _pass_on(self, work: Any) -> None:
-        """Leave it to the thread that serves this connection."""
-        self._backlog.append(work)
+    def _tell_server(self) -> None:
+        """There is work for the thread that serves this connection."""
         turn = self._turn
         if turn is not None:
             _release(turn)
@@ -513,8 +511,6 @@ class Connection(Generic[CoreT]):
         by then.
         """
         core = self.core
-        take = core.take
-        serve = core.serve
         lead = self._lead
         queue = self._queue
         backlog = self._backlog
@@ -522,50 +518,41 @@ class Connection(Generic[CoreT]):
         leading = True
         try:
             while not self.ended:
-                if data is not None:
-                    work = take(data)
-                    data = None
-                elif self._overflow:
-                    work = None
+                if self._overflow:
+                    self._wait_for_room()
                 elif backlog:
-                    work = backlog.popleft()
-                elif core.has_more:
-                    work = take()
-                else:
-                    work = None
-                if work is None:
-                    if queue:
-                        self.push()
-                    data = self._read_on()
-                    continue
-                self._handled = self.serving = self._handled + 1
-                if watch.asleep:
-                    watch.wake()
-                lead.release()
-                leading = False
-                if self._waiters:
-                    self._promote()
-                serve(work)
-                if self.stopping:
-                    self._handler_done.set()
-                if lead.acquire(False):
-                    leading = True
-                    if self._reader is not me:
-                        leading = False
-                        self._give_up_lead()
-                        self.flush()  # the successor may be receiving, and not look for a while
+                    lead.release()
+                    leading = False
+                    if self._waiters:
+                        self._promote()
+                    if not self._run(me):
                         return
-                elif self._return_to_lead(me):
-                    leading = True
+                    if lead.acquire(False):
+                        if self._reader is not me:
+                            self._give_up_lead()
+                            self.flush()  # the successor may be receiving, and not look for long
+                            return
+                        leading = True
+                    elif self._return_to_lead(me):
+                        leading = True
+                    else:
+                        return
+                    self.serving = 0
+                    core.throttled = False
+                elif self._nonsense is not None:
+                    self._broken(self._nonsense)
                 else:
-                    return
-                self.serving = 0
-                # Answers that pile up, or are large, go out before more of them are made.
-                if queue and (len(queue) >= MANY_ANSWERS or type(queue[-1]) is tuple):
-                    self.push()
-                    self._overflow = self._blocked and self._overfull()
-        except ProtocolError as error:
-            self._broken(error)
+                    if data is None and not (core.has_more and not core.throttled):
+                        if queue:
+                            self.push()
+                        data = self._read_on()
+                        if data is None and not core.has_more:
+                            continue
+                    try:
+                        core.digest(data, backlog)
+                    except ProtocolError as error:
+                        self._nonsense = error  # what came before it is carried out first
+                    data = None
         except BaseException as error:
             self._interrupted(error)
             raise
@@ -573,12 +560,38 @@ class Connection(Generic[CoreT]):
             if leading:
                 self._give_up_lead()
 
+    def _run(self, me: object) -> bool:
+        """Carry out what has arrived, while somebody else may read. False: a successor does."""
+        serve = self.core.serve
+        queue = self._queue
+        backlog = self._backlog
+        while backlog:
+            try:
+                work = backlog.popleft()
+            except IndexError:
+                break  # a successor was faster
+            self._handled = self.serving = self._handled + 1
+            if watch.asleep:
+                watch.wake()
+            serve(work)
+            if self.stopping:
+                self._handler_done.set()
+            if self._reader is not me:
+                self.flush()
+                self._handler_done.set()
+                return False
+            # Answers that pile up, or are large, go out before more of them are made.
+            if queue and (len(queue) >= MANY_ANSWERS or _ends_large(queue)):
+                self.push()
+                if self._blocked and self._overfull():
+                    self._overflow = True
+                    break
+        return True
+
     def _read_on(self) -> bytes | None:
         """All that arrived was looked at, and the answers are on their way: receive more."""
         core = self.core
-        if self._overflow:
-            self._wait_for_room()
-        elif core.throttled:
+        if core.throttled:
             self._wait_for_handler()
         elif core.target is not None or self._blocked:
             self._receive()
@@ -700,10 +713,17 @@ class Connection(Generic[CoreT]):
         self.flush(deadline)
         finished = self._wait_until_idle(deadline)
         self.core.farewell()
-        self.flush(max(deadline, time.monotonic() + 0.1))
+        self._flush_last(max(deadline, time.monotonic() + 0.1))
         # A peer that waits for nothing does not read: it would not notice for the whole time.
         self.close(RESTED_DRAIN if rested else None)
         return finished
+
+    def _flush_last(self, deadline: float) -> None:
+        """Like `flush`, and wait for what another thread is just about to send, too."""
+        while self.flush(deadline) and not self.ended:
+            with self._writer:
+                if not self._queue and self._rest is None:
+                    return
 
     def _wait_until_idle(self, deadline: float) -> bool:
         while self.core.busy and not self.ended:
@@ -735,7 +755,7 @@ class Connection(Generic[CoreT]):
             self.ended = True
         # First nothing more gets out, then it is told what was not sent: the other way round, a
         # call could be sent by another thread after its owner was told that it was not.
-        self._shut_down(socket.SHUT_WR if cause is None else socket.SHUT_RDWR)
+        self._io.shut_down(socket.SHUT_WR if cause is None else socket.SHUT_RDWR)
         orderly = cause is None and not self.core.waiting
         self.life.happened(Event.FINISHED if orderly else Event.GONE)
         self.core.fail(None if orderly else self._explain(cause))
@@ -752,7 +772,9 @@ class Connection(Generic[CoreT]):
         longest = self.stream.options.drain
         self.end(None)
         if not self._over.wait(longest if drain is None else min(drain, longest)):
-            self._shut_down(socket.SHUT_RDWR)  # wakes the thread that reads, which disposes of it
+            self._io.shut_down(
+                socket.SHUT_RDWR
+            )  # wakes the thread that reads, which disposes of it
             self._over.wait(longest)
 
     def _explain(self, cause: OSError | HvrpcError | None) -> HvrpcError:
@@ -768,12 +790,6 @@ class Connection(Generic[CoreT]):
         lost.__cause__ = cause
         return lost
 
-    def _shut_down(self, how: int) -> None:
-        try:
-            self.stream.socket.shutdown(how)
-        except OSError:
-            pass
-
     def _dispose(self) -> None:
         """Close the socket, once nobody is in a system call on it.
 
@@ -786,6 +802,7 @@ class Connection(Generic[CoreT]):
                 if not self._disposed:
                     self._disposed = True
                     self.stream.close()
+                    self._io.close()
                     self._over.set()
         finally:
             self._lead.release()
@@ -824,3 +841,11 @@ def _release(asleep: LockType) -> None:
         asleep.release()
     except RuntimeError:
         pass  # awake already
+
+
+def _ends_large(queue: deque[Any]) -> bool:
+    try:
+        last = queue[-1]
+        return type(last) is tuple or len(last) >= JOIN
+    except IndexError:
+        return False  # another thread has sent it all meanwhile

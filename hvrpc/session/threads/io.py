@@ -29,6 +29,7 @@ class Io:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.tick = FOREVER
+        self._shut = False
         sock.settimeout(None)
         self.recv: Callable[..., bytes] = sock.recv
         self.recv_into: Callable[..., int] = sock.recv_into
@@ -37,8 +38,27 @@ class Io:
             # No MSG_DONTWAIT there, and whether AF_HYPERV honours SO_RCVTIMEO nobody has written
             # down: a non-blocking socket and select() do the same.
             sock.setblocking(False)
+            self._bell = _new_bell()
             self.recv = self._select_recv
             self.recv_into = self._select_recv_into
+
+    def shut_down(self, how: int) -> None:
+        """End sending, or with SHUT_RDWR everything: then whoever waits to receive wakes up."""
+        try:
+            self.socket.shutdown(how)
+        except OSError:
+            pass  # it has ended already
+        if sys.platform == "win32" and how == socket.SHUT_RDWR:
+            self._shut = True
+            try:
+                self._bell.send(b"!")
+            except OSError:
+                pass  # closed meanwhile: nobody waits
+
+    def close(self) -> None:
+        """Close what this has opened itself; the socket belongs to others."""
+        if sys.platform == "win32":
+            self._bell.close()
 
     def set_tick(self, seconds: float) -> None:
         """Let a receive end by BlockingIOError after so many seconds."""
@@ -47,14 +67,25 @@ class Io:
             whole = int(seconds)
             fraction = max(int((seconds - whole) * 1_000_000), 0 if whole else 1)
             timeout = _TIMEVAL.pack(whole, fraction)
-            set_option(self.socket, socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+            try:
+                set_option(self.socket, socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+            except OSError:
+                pass  # closed meanwhile, by another thread: the next receive tells
 
     def wait(self, *, readable: bool, writable: bool, seconds: float) -> tuple[bool, bool]:
-        """Wait until it can be read, or written."""
+        """Wait until it can be read, or written. A closed socket can be both: trying tells."""
+        try:
+            return self._wait(readable, writable, seconds)
+        except ValueError:  # it has no descriptor any more
+            return readable, writable
+
+    def _wait(self, readable: bool, writable: bool, seconds: float) -> tuple[bool, bool]:
         if sys.platform == "win32":
-            here = [self.socket]
             reads, writes, _ = select.select(
-                here if readable else [], here if writable else [], [], seconds
+                [self.socket, self._bell] if readable else [],
+                [self.socket] if writable else [],
+                [],
+                seconds,
             )
             return bool(reads), bool(writes)
         poller = select.poll()
@@ -69,13 +100,29 @@ class Io:
 
     def _select_recv(self, size: int, flags: int = 0) -> bytes:
         self._select(flags)
-        return self.socket.recv(size)
+        return b"" if self._shut else self.socket.recv(size)
 
     def _select_recv_into(self, buffer: memoryview) -> int:
         self._select(0)
-        return self.socket.recv_into(buffer)
+        return 0 if self._shut else self.socket.recv_into(buffer)
 
     def _select(self, flags: int) -> None:
         seconds = 0.0 if flags & RECEIVE_NOW else self.tick
         if not self.wait(readable=True, writable=False, seconds=seconds)[0]:
             raise BlockingIOError
+
+
+def _new_bell() -> socket.socket:
+    """What wakes a thread in select(): a shutdown on this side does not on Windows.
+
+    A UDP socket that is connected to itself: nobody else can ring it.
+    """
+    bell = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        bell.bind(("127.0.0.1", 0))
+        bell.connect(bell.getsockname())
+        bell.setblocking(False)
+    except BaseException:
+        bell.close()
+        raise
+    return bell

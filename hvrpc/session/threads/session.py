@@ -70,6 +70,8 @@ class Session(Generic[CoreT]):
         self._opening = threading.Lock()
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._fresh: Connection[CoreT] | None = None
+        """One that has not proved itself yet."""
         self._leaving: list[Connection[CoreT]] = []
         """Connections that take no more calls, and may still have some under way."""
 
@@ -132,6 +134,7 @@ class Session(Generic[CoreT]):
         except BaseException:
             stream.abort()
             raise
+        self._fresh = connection
         try:
             self._validate(connection, deadline)
             if self._serving:
@@ -139,6 +142,8 @@ class Session(Generic[CoreT]):
         except BaseException:
             connection.end(ConnectionAbortedError("given up"))
             raise
+        finally:
+            self._fresh = None
         return connection
 
     def _validate(self, connection: Connection[CoreT], deadline: float | None) -> None:
@@ -211,6 +216,8 @@ class Session(Generic[CoreT]):
         # A thread that is opening a connection finds out by itself, and closes what it has opened.
         if self._opening.acquire(timeout=grace):
             self._opening.release()
+        elif (fresh := self._fresh) is not None:
+            fresh.end(ConnectionAbortedError("the client is closed"))
         for connection in (*self._leaving, self.current):
             if connection is not None and not connection.ended:
                 connection.drain(deadline)

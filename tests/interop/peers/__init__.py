@@ -9,7 +9,8 @@ Each peer is one or two small programs beside this file, written with that libra
   far as its library can, prints one line of JSON for each (``{"step": "add", "result": 5}`` or
   ``{"step": "fail", "error": …}``) and exits with 0.
 
-The table :data:`PEERS` says who can do what and how it is started.
+The table :data:`PEERS` says who can do what and how it is started. It is what the tests expect, and
+what `docs/reference/interop.md` says (written by `page.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,33 @@ def _by_its_name(method: str, *params: Any) -> Call:
     return method, list(params)
 
 
+class Ext(Enum):
+    """What becomes of an extension type that the peer knows nothing about."""
+
+    KEPT = "as they were"
+    NIL = "nil"
+    TEXT = "text"
+    FATAL = "its process dies"
+
+
+class Whole(Enum):
+    """What becomes of a float without a fraction, such as 2.0."""
+
+    FLOAT = "as they were"
+    INTEGER = "integers"
+
+
+@dataclass(frozen=True)
+class Values:
+    """How values come back from a server's ``echo`` that not every library tells apart."""
+
+    bytes_as: type[bytes | str] = bytes
+    integers: tuple[int, int] = (-(2**63), 2**64 - 1)
+    """The smallest and the largest of those that come back as they were."""
+    whole_floats: Whole = Whole.FLOAT
+    ext: Ext = Ext.KEPT
+
+
 @dataclass(frozen=True)
 class Server:
     """How to start a peer as a server, and what it can do."""
@@ -62,8 +91,15 @@ class Server:
     command: Callable[[Path], list[str]]
     spell: Callable[..., Call] = _by_its_name
     """Turns ``("add", 2, 3)`` into the method and params that this server understands."""
+    takes_hello: bool = True
+    """Whether hvrpc's hello does no harm. Otherwise it has to be called with ``hello=False``."""
     replies_out_of_order: bool = True
     takes_notifications: bool = True
+    error_code: int | str | None = None
+    """The code of the error when a method fails."""
+    values: Values = Values()
+    mind: str = ""
+    """What its callers should know, for the page of the documentation."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +108,8 @@ class Client:
 
     command: Callable[[Path], list[str]]
     steps: frozenset[str]
+    mind: str = ""
+    """What the server it calls should know, for the page of the documentation."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +123,7 @@ class Source:
 @dataclass(frozen=True)
 class Peer:
     name: str
+    what: str
     source: Source
     is_installed: Callable[[], bool]
     server: Server | None = None
@@ -226,14 +265,32 @@ def _node(script: str) -> Callable[[Path], list[str]]:
 PEERS: tuple[Peer, ...] = (
     Peer(
         name="neovim",
+        what="Neovim, an editor (C)",
         source=Source("apt", ("neovim",)),
         is_installed=lambda: shutil.which("nvim") is not None,
-        server=Server(_neovim_server, _neovim_spelling),
+        server=Server(
+            _neovim_server,
+            _neovim_spelling,
+            error_code=0,
+            values=Values(
+                bytes_as=str,
+                integers=(-(2**53), 2**53),
+                whole_floats=Whole.INTEGER,
+                ext=Ext.NIL,
+            ),
+            mind="Here through Lua, which has no other numbers than floats; the API itself has "
+            "int64. Map keys have to be text. See [Neovim](#neovim)",
+        ),
         # rpcrequest() waits, so there is no pipelining from a script.
-        client=Client(_neovim_client, _steps_without("pipelined")),
+        client=Client(
+            _neovim_client,
+            _steps_without("pipelined"),
+            mind="`sockconnect('pipe', path, {'rpc': 1})`, `rpcrequest`, `rpcnotify`",
+        ),
     ),
     Peer(
         name="ugorji",
+        what="`net/rpc` with `codec.MsgpackSpecRpc` (Go)",
         source=Source("apt", ("golang-go", "golang-github-ugorji-go-codec-dev")),
         is_installed=_go_is_installed,
         prepare=_build_go,
@@ -242,53 +299,99 @@ PEERS: tuple[Peer, ...] = (
             lambda socket: [str(_go_binary("ugorji_server.go")), str(socket)],
             _ugorji_spelling,
             takes_notifications=False,
+            values=Values(bytes_as=str),
+            mind="A notification ends the connection, and so does a map key that is not text. "
+            "Names have two parts (`Peer.Echo`), methods one parameter. `RawToString` is set, "
+            "or text would come back as bytes",
         ),
         client=Client(
             lambda socket: [str(_go_binary("ugorji_client.go")), str(socket)],
             _steps_without("notes", "nested"),
+            mind="`MsgpackSpecRpcMultiArgs` for more than one parameter",
         ),
     ),
     Peer(
         name="lua-mpack",
+        what="libmpack's session (C, Lua)",
         source=Source("apt", ("lua5.1", "lua-mpack", "lua-socket")),
         is_installed=_lua_is_installed,
-        server=Server(_lua("lua_mpack_server.lua"), replies_out_of_order=False),
+        server=Server(
+            _lua("lua_mpack_server.lua"),
+            replies_out_of_order=False,
+            values=Values(
+                bytes_as=str,
+                integers=(-(2**53), 2**53),
+                whole_floats=Whole.INTEGER,
+                ext=Ext.TEXT,
+            ),
+            mind="Leaves sockets to its user; the one tried here carries out one call after the "
+            "other. An empty map comes back as an empty array. Version 1.0.7 sends -129 as 127, "
+            "and -32769 as 32767",
+        ),
         client=Client(_lua("lua_mpack_client.lua"), frozenset(STEPS)),
     ),
     Peer(
         name="pynvim",
+        what="Neovim's client library (Python)",
         source=Source("pip", ("pynvim==0.6.0",)),
         is_installed=_pip_installed("pynvim", "pynvim"),
-        client=Client(_python("pynvim", "pynvim_client.py"), _steps_without("pipelined")),
+        client=Client(
+            _python("pynvim", "pynvim_client.py"),
+            _steps_without("pipelined"),
+            mind="Introduces itself by the notification `nvim_set_client_info`, its name as "
+            "binary; it is ignored unless it is offered",
+        ),
     ),
     Peer(
         name="aio-msgpack-rpc",
+        what="aio-msgpack-rpc (Python)",
         source=Source("pip", ("aio-msgpack-rpc==0.2.0",)),
         is_installed=_pip_installed("aio-msgpack-rpc", "aio_msgpack_rpc"),
-        server=Server(_python("aio-msgpack-rpc", "aio_msgpack_rpc_server.py")),
+        server=Server(
+            _python("aio-msgpack-rpc", "aio_msgpack_rpc_server.py"),
+            mind="After a map key that is not text it never answers again on that connection, "
+            "nor closes it",
+        ),
         client=Client(
             _python("aio-msgpack-rpc", "aio_msgpack_rpc_client.py"), _steps_without("nested")
         ),
     ),
     Peer(
         name="txmsgpackrpc",
+        what="txmsgpackrpc (Python, Twisted)",
         source=Source("pip", ("txmsgpackrpc==1.2",)),
         is_installed=_pip_installed("txmsgpackrpc", "txmsgpackrpc"),
-        server=Server(_python("txmsgpackrpc", "txmsgpackrpc_server.py")),
+        server=Server(
+            _python("txmsgpackrpc", "txmsgpackrpc_server.py"),
+            values=Values(bytes_as=str),
+            mind="The text of an error is a traceback",
+        ),
         client=Client(_python("txmsgpackrpc", "txmsgpackrpc_client.py"), _steps_without("nested")),
     ),
     Peer(
         name="msgpack5rpc",
+        what="msgpack5rpc (JavaScript)",
         source=Source("npm", ("msgpack5rpc@1.1.0",)),
         is_installed=_npm_installed("msgpack5rpc"),
-        server=Server(_node("msgpack5rpc_server.js")),
+        server=Server(
+            _node("msgpack5rpc_server.js"),
+            values=Values(
+                integers=(-(2**53) + 1, 2**53 - 1), whole_floats=Whole.INTEGER, ext=Ext.FATAL
+            ),
+            mind="Map keys come back as text",
+        ),
         client=Client(_node("msgpack5rpc_client.js"), frozenset(STEPS)),
     ),
     Peer(
         name="msgpack-rpc-lite",
+        what="msgpack-rpc-lite (JavaScript)",
         source=Source("npm", ("msgpack-rpc-lite@1.0.2",)),
         is_installed=_npm_installed("msgpack-rpc-lite"),
-        server=Server(_node("msgpack_rpc_lite_server.js")),
+        server=Server(
+            _node("msgpack_rpc_lite_server.js"),
+            values=Values(integers=(-(2**31), 2**31 - 1), whole_floats=Whole.INTEGER),
+            mind="Larger integers come back as floats, ids too. Map keys come back as text",
+        ),
         client=Client(_node("msgpack_rpc_lite_client.js"), _steps_without("nested")),
     ),
 )

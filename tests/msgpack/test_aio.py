@@ -1,0 +1,246 @@
+"""What only the asyncio drivers have: tasks, awaiting, one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import hvrpc.msgpack
+from hvrpc import Address, DeadlineExceeded, OpenFailed, Outcome
+from hvrpc.msgpack import aio
+
+from ..sockets.background import WAIT
+from ..sockets.places import short_folder
+from .contract import AsyncTools, Tools
+from .raw import RawPeer, refuse_hello, serving
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(WAIT):
+            await main()
+
+    asyncio.run(bounded())
+
+
+@asynccontextmanager
+async def pair(offered: Any, **settings: Any) -> AsyncIterator[aio.Client]:
+    with short_folder() as folder:
+        async with aio.Server(offered) as server:
+            url = server.listen(f"unix://{folder}/aio.sock")
+            async with aio.connect(url, **settings) as client:
+                yield client
+
+
+class TestCalls:
+    def test_awaited_and_in_a_with_statement(self) -> None:
+        async def main() -> None:
+            async with pair(Tools()) as client:
+                assert await client.call("add", 1, 2) == 3
+                assert await client.remote.add(1, b=2) == 3
+                other = await aio.connect(client.address)
+                assert await other.call("add", 1, 2) == 3
+                await other.close()
+                assert other.closed
+
+        run(main)
+
+    def test_many_at_once(self) -> None:
+        async def main() -> None:
+            async with pair(Tools()) as client:
+                results = await asyncio.gather(*(client.call("echo", n) for n in range(500)))
+                assert results == list(range(500))
+                results = await asyncio.gather(*(client.call("echo_async", n) for n in range(500)))
+                assert results == list(range(500))
+
+        run(main)
+
+    def test_cancelling_a_task_cancels_the_call(self) -> None:
+        async def main() -> None:
+            tools = Tools()
+            async with pair(tools) as client:
+                task = asyncio.create_task(client.call("hold", "never"))
+                assert await asyncio.to_thread(tools.gates["never"].reached.wait, WAIT)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert await asyncio.to_thread(tools.cancelled.wait, WAIT)
+                assert await client.call("add", 1, 2) == 3
+
+        run(main)
+
+    def test_cancelling_at_once(self) -> None:
+        async def main() -> None:
+            async with pair(Tools()) as client:
+                for turns in range(5):
+                    task = asyncio.create_task(client.call("hold", "never"))
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                    await asyncio.wait([task])
+                    assert await client.call("add", 1, 2) == 3
+
+        run(main)
+
+    def test_a_timeout_of_the_callers_own(self) -> None:
+        async def main() -> None:
+            tools = Tools()
+            async with pair(tools) as client:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await client.call("hold", "never")
+                assert await asyncio.to_thread(tools.cancelled.wait, WAIT)
+
+        run(main)
+
+    def test_a_call_that_finds_no_room_keeps_its_timeout(self) -> None:
+        """The other side reads nothing: calls are late in time, not when it is given up."""
+        stop = threading.Event()
+
+        def lazy(peer: RawPeer) -> None:
+            refuse_hello(peer)
+            stop.wait(WAIT)
+
+        async def main(url: str) -> None:
+            client = await aio.connect(url)
+            with pytest.raises(DeadlineExceeded):
+                await client.call("large", bytes(8_000_000), timeout=0.05)
+            with pytest.raises(DeadlineExceeded) as caught:
+                await client.call("small", timeout=0.05)
+            assert caught.value.outcome is Outcome.NOT_SENT
+            await client.close(0)
+
+        with serving(lazy) as url:
+            try:
+                run(lambda: main(url))
+            finally:
+                stop.set()
+
+    def test_the_other_side_is_called_from_coroutines(self) -> None:
+        async def main() -> None:
+            async with pair(AsyncTools(), service=AsyncTools()) as client:
+                results = await asyncio.gather(*(client.call("back", "echo", n) for n in range(50)))
+                assert results == list(range(50))
+
+        run(main)
+
+    def test_nobody_listens(self) -> None:
+        async def main() -> None:
+            with short_folder() as folder, pytest.raises(OpenFailed):
+                await aio.connect(f"unix://{folder}/nobody.sock", retry=False)
+
+        run(main)
+
+
+class TestStreams:
+    def test_leaving_the_loop_early_ends_the_generator(self) -> None:
+        async def main() -> None:
+            for name in ("endless", "endless_async"):
+                tools = Tools()
+                async with pair(tools) as client:
+                    async for item in await client.stream(name):
+                        if item == 3:
+                            break
+                    assert await asyncio.to_thread(tools.ended.wait, WAIT)
+
+        run(main)
+
+    def test_in_a_with_statement(self) -> None:
+        async def main() -> None:
+            tools = Tools()
+            async with pair(tools) as client:
+                async with await client.stream("endless_async") as stream:
+                    assert await anext(stream) == 0
+                assert await asyncio.to_thread(tools.ended.wait, WAIT)
+                assert [item async for item in stream] == []
+
+        run(main)
+
+    def test_cancelling_the_reader_ends_the_generator(self) -> None:
+        async def main() -> None:
+            tools = Tools()
+            async with pair(tools) as client:
+
+                async def read() -> None:
+                    async for _ in await client.stream("slow_stream"):
+                        pass
+
+                task = asyncio.create_task(read())
+                assert await asyncio.to_thread(tools.gates["slow_stream"].reached.wait, WAIT)
+                task.cancel()
+                await asyncio.wait([task])
+                assert task.cancelled()
+                assert await client.call("add", 1, 2) == 3
+
+        run(main)
+
+    def test_a_reader_that_does_not_read_bounds_what_is_queued(self) -> None:
+        async def blocks() -> AsyncIterator[bytes]:
+            for _ in range(200):
+                yield bytes(200_000)
+
+        async def main() -> None:
+            async with pair([blocks, Tools().add]) as client:
+                stream = await client.stream("blocks", window=200)
+                assert await anext(stream) == bytes(200_000)
+                assert await client.call("add", 1, 2) == 3
+                assert len([item async for item in stream]) == 199
+
+        run(main)
+
+    def test_the_caller_may_yield_too(self) -> None:
+        async def total(n: int, context: hvrpc.msgpack.Context) -> int:
+            caller: Any = context.caller
+            found = 0
+            for name in ("count", "count_async"):
+                async for item in await caller.stream(name, n):
+                    found += item
+            return found
+
+        async def main() -> None:
+            async with pair(total, service=Tools()) as client:
+                assert await client.call("total", 200) == 2 * sum(range(200))
+
+        run(main)
+
+
+class TestServing:
+    def test_until_cancelled(self) -> None:
+        async def main() -> None:
+            ready: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
+            with short_folder() as folder:
+                url = f"unix://{folder}/serve.sock"
+                serving_ = asyncio.create_task(aio.serve(url, Tools(), ready=ready.set_result))
+                async with aio.connect(await ready) as client:
+                    assert await client.call("add", 1, 2) == 3
+                serving_.cancel()
+                await asyncio.wait([serving_])
+                assert serving_.cancelled()
+
+        run(main)
+
+    def test_until_told_to_stop(self) -> None:
+        async def main() -> None:
+            with short_folder() as folder:
+                await aio.serve(
+                    f"unix://{folder}/serve.sock",
+                    Tools(),
+                    ready=lambda _: os.kill(os.getpid(), signal.SIGTERM),
+                )
+
+        run(main)
+
+    def test_texts_say_where(self) -> None:
+        async def main() -> None:
+            async with pair(Tools()) as client:
+                assert client.address in repr(client)
+                assert "open" in repr(client)
+
+        run(main)

@@ -1,0 +1,255 @@
+"""What only the blocking client has: batches, and any number of threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import hvrpc.msgpack
+from hvrpc import Address, DeadlineExceeded, MethodNotFound, Outcome, RemoteError
+from hvrpc.msgpack import Context
+
+from ..sockets.background import WAIT, Background, wait_until
+from ..sockets.places import UnixPlace, short_folder
+from .contract import Tools
+from .drivers import BLOCKING, Bench, bench
+from .raw import RawPeer, refuse_hello, serving
+
+
+@pytest.fixture
+def made() -> Iterator[Bench]:
+    with (
+        short_folder() as folder,
+        bench(UnixPlace("unix", folder=folder), BLOCKING, BLOCKING) as found,
+    ):
+        yield found
+
+
+def pair(made: Bench, offered: Any = None, **settings: Any) -> hvrpc.msgpack.Client:
+    client = made.pair(Tools() if offered is None else offered, **settings)
+    assert isinstance(client, hvrpc.msgpack.Client)
+    return client
+
+
+class TestBatch:
+    def test_many_calls_in_one_write(self, made: Bench) -> None:
+        client = pair(made)
+        with client.batch() as batch:
+            sums = [batch.call("add", n, n) for n in range(500)]
+        assert [each.result() for each in sums] == [2 * n for n in range(500)]
+        assert [each.result() for each in sums] == [2 * n for n in range(500)]
+
+    def test_they_are_one_write(self) -> None:
+        sizes: list[int] = []
+
+        def counting(peer: RawPeer) -> None:
+            refuse_hello(peer)
+            peer.received = b""
+            numbers = [peer.next()[1]]
+            sizes.append(len(peer.received))
+            numbers += [peer.next()[1] for _ in range(19)]
+            peer.send(*([1, number, None, number] for number in reversed(numbers)))
+            peer.rest()
+
+        with serving(counting) as url, hvrpc.msgpack.connect(url) as client:
+            batch = client.batch()
+            for _ in range(20):
+                batch.call("x")
+            found = batch.results()
+        assert found == sorted(found)
+        assert sizes == [20 * len(b"\x94\x00\x02\xa1x\x90")]
+
+    def test_results_raise_what_calls_raise(self, made: Bench) -> None:
+        client = pair(made)
+        with client.batch() as batch:
+            good, bad, missing = batch.call("add", 1), batch.call("fail", "x"), batch.call("nope")
+        with pytest.raises(MethodNotFound):
+            missing.result()
+        with pytest.raises(RemoteError, match="ValueError: x"):
+            bad.result()
+        assert good.result() == 11
+        again = client.batch()
+        again.call("add", 1)
+        again.call("fail", "y")
+        with pytest.raises(RemoteError, match="ValueError: y"):
+            again.results()
+
+    def test_a_result_that_is_asked_for_sends_what_was_added(self, made: Bench) -> None:
+        client = pair(made)
+        batch = client.batch()
+        first = batch.call("add", 1, 2)
+        assert first.result() == 3
+        second = batch.call("add", 3, 4)
+        assert second.result(timeout=WAIT) == 7
+
+    def test_a_batch_that_cannot_be_packed_sends_nothing(self, made: Bench) -> None:
+        client = pair(made)
+        batch = client.batch()
+        batch.call("note", 1)
+        batch.call("note", object())
+        with pytest.raises(ValueError, match=r"params\[0\]"):
+            batch.send()
+        assert client.call("noted") == []
+
+    def test_leaving_the_block_by_an_error_sends_nothing(self, made: Bench) -> None:
+        client = pair(made)
+        batch = client.batch()
+
+        def fill() -> None:
+            with batch:
+                batch.call("note", 1)
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fill()
+        assert client.call("noted") == []
+
+    def test_a_late_result_is_given_up(self, made: Bench) -> None:
+        tools = Tools()
+        client = pair(made, tools)
+        with client.batch() as batch:
+            held, quick = batch.call("hold", "x"), batch.call("add", 1, 2)
+        with pytest.raises(DeadlineExceeded) as caught:
+            held.result(timeout=0.05)
+        assert caught.value.method == "hold"
+        assert quick.result() == 3
+        assert tools.cancelled.wait(WAIT)
+
+    def test_calls_that_were_not_carried_out_move_to_a_new_connection(self) -> None:
+        connections: list[int] = []
+
+        def leaving(peer: RawPeer) -> None:
+            peer.send([1, peer.next()[1], None, {"hvrpc": 1}])
+            connections.append(1)
+            first, second = peer.next(), peer.next()
+            if len(connections) == 1:
+                peer.send([1, first[1], None, "first"])
+                peer.send([1, second[1], {"code": -32801, "message": "leaving"}, None])
+                peer.send([2, "$/goodbye", [{"unfinished": []}]])
+                return
+            peer.rest()
+
+        def again(peer: RawPeer) -> None:
+            if connections:
+                peer.send([1, peer.next()[1], None, {"hvrpc": 1}])
+                peer.send([1, peer.next()[1], None, "second"])
+                peer.rest()
+            else:
+                leaving(peer)
+
+        with serving(again) as url, hvrpc.msgpack.connect(url) as client:
+            with client.batch() as batch:
+                calls = [batch.call("x"), batch.call("y")]
+            assert [each.result() for each in calls] == ["first", "second"]
+            assert client.connections == 2
+
+
+class TestThreads:
+    def test_a_method_that_blocks_does_not_stop_the_connection(self, made: Bench) -> None:
+        go_on = threading.Event()
+
+        def block() -> str:
+            assert go_on.wait(WAIT)
+            return "went on"
+
+        client = pair(made, [block, Tools().add])
+        blocked = [Background(lambda: client.call("block")) for _ in range(3)]
+        for number in range(20):
+            assert client.call("add", number, 1) == number + 1
+        go_on.set()
+        assert [each.result() for each in blocked] == ["went on"] * 3
+
+    def test_a_sleep_that_ends_with_the_caller(self, made: Bench) -> None:
+        woken = threading.Event()
+
+        def sleep(context: Context) -> bool:
+            given_up = context.wait_cancelled(WAIT)
+            woken.set()
+            return given_up
+
+        client = pair(made, sleep)
+        with pytest.raises((DeadlineExceeded, AssertionError)):
+            assert client.call("sleep", timeout=0.05) is not True
+        assert woken.wait(WAIT)
+
+    def test_two_large_messages_cross(self, made: Bench) -> None:
+        client = pair(made)
+        value = bytes(8 * 1024 * 1024)
+        calls = [Background(lambda: client.call("echo", value)) for _ in range(4)]
+        assert all(each.result() == value for each in calls)
+
+    def test_a_slow_reader_of_a_coroutines_stream_stops_nobody_else(self, made: Bench) -> None:
+        """All coroutines of a blocking server share a loop, which must never wait for a socket."""
+
+        async def blocks() -> Any:
+            for _ in range(200):
+                yield bytes(200_000)
+
+        client = pair(made, [blocks, Tools().echo_async])
+        other = made.connect()
+        stream = client.stream("blocks", window=200)
+        assert next(stream) == bytes(200_000)
+        for number in range(5):
+            assert other.call("echo_async", number, timeout=WAIT) == number
+        assert len(list(stream)) == 199
+
+    def test_a_call_that_was_never_sent_says_so_and_never_is(self) -> None:
+        """The peer does not read; what waits behind a large message has not been sent."""
+        received: list[Any] = []
+        full, read_on = threading.Event(), threading.Event()
+
+        def lazy(peer: RawPeer) -> None:
+            refuse_hello(peer)
+            full.wait(WAIT)
+            assert read_on.wait(WAIT)
+            received.extend(peer.rest())
+
+        with serving(lazy) as url, hvrpc.msgpack.connect(url) as client:
+            large = Background(lambda: client.call("large", bytes(4_000_000), timeout=1))
+            core = _core_of(client)
+            wait_until(lambda: core.pending, "the large call is on its way")
+            full.set()
+            with pytest.raises(DeadlineExceeded) as caught:
+                client.call("small", timeout=0.1)
+            assert caught.value.outcome is Outcome.NOT_SENT
+            assert isinstance(large.error(), DeadlineExceeded)
+            read_on.set()
+            client.notify("after")
+        assert [each[-2] for each in received] == ["large", "after"]
+
+
+def _core_of(client: Any) -> Any:
+    return client._session.current.core
+
+
+class TestServe:
+    def test_serving_until_told_to_stop(self) -> None:
+        """The whole life of a server program: `ready`, calls, SIGTERM, end."""
+        results: list[Any] = []
+
+        def use(address: Address) -> None:
+            with hvrpc.msgpack.connect(address) as client:
+                results.append(client.call("add", 1, 2))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        users: list[Background[None]] = []
+        with short_folder() as folder:
+            hvrpc.msgpack.serve(
+                f"unix://{folder}/serve.sock",
+                Tools(),
+                ready=lambda address: users.append(Background(lambda: use(address))),
+            )
+        users[0].result()
+        assert results == [3]
+
+    def test_texts_say_where(self, made: Bench) -> None:
+        server = made.serve(Tools())
+        client = pair(made)
+        assert str(client.remote.add) == f"<remote method 'add' of {client.address}>"
+        assert client.address in repr(client)
+        assert "unix://" in repr(server)

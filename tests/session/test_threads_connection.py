@@ -1,0 +1,365 @@
+"""What only the threads driver has to withstand: interrupts, forks, and threads at every step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import hvrpc.msgpack
+from hvrpc import ConnectionLost, Outcome
+from hvrpc.session.core import Call
+from hvrpc.session.state import Event, Heartbeat, State
+from hvrpc.session.threads import Connection
+
+from ..sockets.background import WAIT, Background, wait_until
+from ..sockets.places import PLACES, Place
+from .lines import LineCore, streams
+from .sides import Tools
+
+ROOT = Path(__file__).parents[2]
+MiB = 1024 * 1024
+
+needs_unix = pytest.mark.skipif(os.name != "posix", reason="signals and forks: run on Linux")
+
+
+@contextmanager
+def line_pair(
+    client: LineCore | None = None, server: LineCore | None = None
+) -> Iterator[tuple[Connection[LineCore], Connection[LineCore]]]:
+    """Two connections with each other; the second one serves in a thread."""
+    with streams() as (calling, called):
+        ours = Connection(calling, client or LineCore(), heartbeat=Heartbeat(5))
+        theirs = Connection(called, server or LineCore(), heartbeat=Heartbeat(5))
+        for connection in (ours, theirs):
+            connection.life.happened(Event.PROVEN)
+        serving = Background(theirs.serve)
+        try:
+            yield ours, theirs
+        finally:
+            ours.end(ConnectionAbortedError("the test is over"))
+            theirs.end(ConnectionAbortedError("the test is over"))
+            serving.result()
+
+
+def ask(connection: Connection[LineCore], text: str) -> str:
+    call = Call()
+    connection.core.request(text, call)
+    connection.push()
+    assert connection.wait(call, None)
+    if call.failure is not None:
+        raise call.failure
+    value: str = call.value
+    return value
+
+
+# --- Any core ----------------------------------------------------------------------------------------
+
+
+def test_any_core_can_be_driven() -> None:
+    with line_pair() as (ours, _):
+        assert [ask(ours, word) for word in ("one", "two")] == ["ONE", "TWO"]
+
+
+def test_threads_lead_and_follow_without_a_stall() -> None:
+    """No heartbeat is needed to get anybody going again: a stall would hold for seconds."""
+    with line_pair() as (ours, _):
+
+        def caller(number: int) -> list[str]:
+            return [ask(ours, f"{number}.{turn}") for turn in range(200)]
+
+        callers = [Background(partial(caller, n)) for n in range(8)]
+        for number, each in enumerate(callers):
+            assert each.result() == [f"{number}.{turn}" for turn in range(200)]
+        assert ours.core.pings == 0
+
+
+def test_follower_is_late_on_its_own() -> None:
+    """Its deadline comes while another thread leads, and waits on."""
+    gate = threading.Event()
+
+    def method(text: str) -> str:
+        if text == "long":
+            gate.wait(WAIT)
+        return text
+
+    with line_pair(server=LineCore(method)) as (ours, _):
+        leader = Background(lambda: ask(ours, "long"))
+        wait_until(ours._lead.locked, "somebody leads")
+        call = Call()
+        ours.core.request("long", call)
+        ours.push()
+        assert not ours.wait(call, time.monotonic() + 0.05)
+        gate.set()
+        assert leader.result() == "long"
+
+
+def test_end_wakes_everybody_and_happens_once() -> None:
+    ends: list[object] = []
+    with line_pair(server=LineCore(lambda text: str(threading.Event().wait(0.2)))) as (ours, _):
+        ours._on_end = ends.append
+        calls = [Background(lambda: ask(ours, "x")) for _ in range(5)]
+        wait_until(lambda: len(ours.core.pending) == 5, "all wait")
+        for _ in range(3):
+            ours.end(ConnectionResetError("gone"))
+        assert all(isinstance(call.error(), ConnectionLost) for call in calls)
+    assert ends == [ours]
+    assert ours.life.state is State.LOST
+
+
+def test_what_is_told_not_sent_is_never_sent_afterwards() -> None:
+    """The end comes while something is queued: from then on nothing leaves, whoever pushes."""
+    with line_pair() as (ours, theirs):
+        told: list[Outcome] = []
+        with ours._writer:  # another thread is sending
+            call = Call()
+            ours.core.request("late", call)
+            ending = Background(lambda: ours.end(TimeoutError("silent")))
+            wait_until(lambda: call.done, "its owner is told")
+            assert isinstance(call.failure, ConnectionLost)
+            told.append(call.failure.outcome)
+        ours.push()
+        ending.result()
+        wait_until(lambda: theirs.ended, "the other side sees the end")
+        assert told == [Outcome.NOT_SENT]
+        assert theirs._handled == 0
+
+
+def test_drain_reads_for_calls_nobody_waits_for() -> None:
+    """A batch that was sent, and whose results are fetched after closing."""
+    with line_pair() as (ours, _):
+        call = Call()
+        ours.core.request("x", call)
+        ours.push()
+        assert ours.drain(time.monotonic() + WAIT)
+        assert call.value == "X"
+
+
+# --- msgpack: large, many, and interrupted -----------------------------------------------------------
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with PLACES["unix" if os.name == "posix" else "local over TCP"]() as place:
+        yield place
+
+
+@pytest.fixture
+def tools() -> Tools:
+    return Tools()
+
+
+@pytest.fixture
+def server(place: Place, tools: Tools) -> Iterator[hvrpc.msgpack.Server]:
+    server = hvrpc.msgpack.Server(tools)
+    server.listen(place.fresh_url())
+    with server:
+        yield server
+        tools._let_go("mine", "other")
+
+
+def test_two_64_mib_messages_cross(server: hvrpc.msgpack.Server) -> None:
+    """One in each direction at the same time, both as requests, both answered in full."""
+    blob = bytes(64 * MiB)
+    with hvrpc.msgpack.connect(server.addresses[0], service=Tools()) as client:
+        there = Background(lambda: client.call("echo", blob) == blob)
+        back = Background(lambda: client.call("back", "blob", [64 * MiB]) == [blob])
+        assert there.result()
+        assert back.result()
+        assert client.connections == 1
+
+
+def test_batch_larger_than_all_buffers(server: hvrpc.msgpack.Server) -> None:
+    """Its answers begin to come long before all of it is sent."""
+    with hvrpc.msgpack.connect(server.addresses[0]) as client:
+        with client.batch() as batch:
+            pending = [batch.call("echo", "x" * 100) for _ in range(50_000)]
+        assert {each.result() for each in pending} == {"x" * 100}
+        assert client.connections == 1
+
+
+def test_batch_whose_results_nobody_fetches_does_not_delay_the_end(
+    server: hvrpc.msgpack.Server,
+) -> None:
+    client = hvrpc.msgpack.connect(server.addresses[0])
+    with client.batch() as batch:
+        pending = batch.call("echo", 1)
+    client.close(WAIT)
+    assert pending.result() == 1
+
+
+def run_in_process(program: str, address: object, *options: str) -> str:
+    """Run a program that has `client`, in a process of its own; returns what it printed."""
+    whole = textwrap.dedent(
+        """
+        import os, signal, sys, threading, time
+        import hvrpc, hvrpc.msgpack
+        from hvrpc.testing import no_leaks
+        address = sys.argv[1]
+        client = hvrpc.msgpack.connect(address)
+        """
+    ) + textwrap.dedent(program)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *options, "-c", whole, str(address)],
+        capture_output=True,
+        text=True,
+        timeout=WAIT * 2,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@needs_unix
+@pytest.mark.parametrize("role", ["leader", "follower"])
+def test_keyboard_interrupt_in_a_waiting_call(server: hvrpc.msgpack.Server, role: str) -> None:
+    """The client works on, or opens another connection; the other thread's call ends either way."""
+    told = run_in_process(
+        f"""
+        role = {role!r}
+        ends = []
+
+        def other():
+            try:
+                ends.append(client.call("hold", "other"))
+            except hvrpc.ConnectionLost as error:
+                ends.append(error)
+
+        thread = threading.Thread(target=other)
+
+        def waiters():
+            current = client._session.current
+            return len(current.core.pending)
+
+        def strike():
+            while waiters() < 2:
+                time.sleep(0.01)
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        if role == "follower":
+            thread.start()
+            while not client._session.current._lead.locked():
+                time.sleep(0.01)
+        threading.Thread(target=strike).start()
+        if role == "leader":
+            def later():
+                while not client._session.current._lead.locked():
+                    time.sleep(0.01)
+                thread.start()
+            threading.Thread(target=later).start()
+        try:
+            client.call("hold", "mine")
+        except KeyboardInterrupt:
+            print("interrupted")
+        assert client.call("echo", 1) == 1
+        client.close(0)
+        thread.join(20)
+        assert not thread.is_alive() and len(ends) == 1
+        print("works on")
+        """,
+        server.addresses[0],
+    )
+    assert told.split("\n")[:2] == ["interrupted", "works on"]
+
+
+@needs_unix
+def test_interrupts_at_any_moment(server: hvrpc.msgpack.Server) -> None:
+    """However often and whenever they strike: no call hangs, and the client works in the end."""
+    told = run_in_process(
+        """
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.0037)
+
+        def strike(*_):
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGALRM, strike)
+        interrupts = calls = 0
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            try:
+                while time.monotonic() < end:
+                    client.call("echo", b"x" * 50_000, timeout=5)
+                    calls += 1
+            except KeyboardInterrupt:
+                interrupts += 1
+            except hvrpc.ConnectionLost:
+                pass
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        assert client.call("echo", 1, timeout=5) == 1
+        assert interrupts > 10 and calls > 10, (interrupts, calls)
+        print("works")
+        client.close(0)
+        """,
+        server.addresses[0],
+        # Struck between opening a socket and keeping it, nobody but the garbage collector has it.
+        "-Wignore::ResourceWarning",
+    )
+    assert told == "works\n"
+
+
+@needs_unix
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_fork_gives_the_child_a_connection_of_its_own(server: hvrpc.msgpack.Server) -> None:
+    """The parent's is not disturbed, not even by the child's closing, or end."""
+    client = hvrpc.msgpack.connect(server.addresses[0])
+    assert client.call("echo", 1) == 1
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.alarm(20)
+            if [client.call("echo", n) for n in range(10)] == list(range(10)):
+                code = 0
+            client.close()
+        finally:
+            os._exit(code)
+    assert [client.call("echo", n) for n in range(100)] == list(range(100))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert client.call("echo", 2) == 2
+    assert client.connections == 1
+    client.close()
+
+
+@needs_unix
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_fork_during_calls_of_other_threads(server: hvrpc.msgpack.Server) -> None:
+    """Locks that they hold at that moment must not be held for ever in the child."""
+    client = hvrpc.msgpack.connect(server.addresses[0], service=Tools())
+    stop = threading.Event()
+
+    def work() -> int:
+        turns = 0
+        while not stop.is_set():
+            assert client.call("echo", turns) == turns
+            turns += 1
+        return turns
+
+    workers = [Background(work) for _ in range(3)]
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(20)
+                code = 0 if client.call("back", "echo", [7]) == [7] else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    stop.set()
+    assert all(worker.result() > 0 for worker in workers)
+    assert client.connections == 1
+    client.close()
