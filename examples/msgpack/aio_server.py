@@ -58,7 +58,6 @@ class Agent:
 
         Nothing has to be asked in order to be cancelled: the coroutine is.
         """
-        assert context.caller is not None  # for type checkers: there always is one
         for done, package in enumerate(packages, 1):
             if not await context.caller.call("may_install", package):
                 raise hvrpc.RemoteError(f"{package} is not wanted", code="refused", data=package)

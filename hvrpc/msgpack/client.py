@@ -219,6 +219,8 @@ class Caller:
             ):
                 raise failure
             now = time.monotonic()
+            if options and deadline is not None:
+                options = {"timeout": max(deadline - now, 0.0)}
             if may_have_run(failure):
                 left = None if deadline is None else deadline - now
                 with in_doubt():

@@ -339,7 +339,9 @@ def _enum(text: str, cls: type[enum.Enum]) -> Rule:
         """Combined flags, and what the class's own ``_missing_`` makes of the value."""
         try:
             if is_flag:
-                return cls(value) if type(value) is int else None
+                combined = cls(value) if type(value) is int else None
+                # What becomes of bits that no member has differs between versions of Python.
+                return combined if getattr(combined, "value", None) == value else None
             made = cls._missing_(value) if has_own_rule else None
         except ValueError:
             return None

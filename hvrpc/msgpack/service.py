@@ -48,6 +48,13 @@ class Caller(Protocol):
     def notify(self, method: str, *params: Any) -> Any:
         """Send a notification to the caller. With asyncio, await it."""
 
+    def stream(self, method: str, *params: Any, **named: Any) -> Any:
+        """Call a method of the caller's that yields its result. With asyncio, await it."""
+
+    @property
+    def remote(self) -> Any:
+        """The caller's methods as attributes."""
+
 
 class Context:
     """What a method may know about its call: take a parameter with this type to be given it.
@@ -56,7 +63,7 @@ class Context:
         return str(context.peer)
     """
 
-    __slots__ = ("_cancelled", "_deadline", "_on_cancel", "caller", "method", "peer")
+    __slots__ = ("_caller", "_cancelled", "_deadline", "_on_cancel", "method", "peer")
 
     def __init__(
         self, method: str, peer: Peer | None, caller: Caller | None, timeout: float | None
@@ -64,11 +71,17 @@ class Context:
         self.method = method
         self.peer = peer
         """Who calls."""
-        self.caller = caller
-        """The way back: `context.caller.call(…)`."""
+        self._caller = caller
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._cancelled = threading.Event()
         self._on_cancel: list[Callable[[], object]] = []
+
+    @property
+    def caller(self) -> Caller:
+        """The way back: `context.caller.call(…)`."""
+        if self._caller is None:
+            raise LookupError(f"{self.method}: this call did not come over a connection")
+        return self._caller
 
     @property
     def cancelled(self) -> bool:

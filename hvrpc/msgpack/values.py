@@ -11,6 +11,8 @@ import reprlib
 
 import msgpack
 
+from ..errors import HvrpcError
+
 # Long enough to recognise a value, short enough for a log line; the value may be 64 MiB.
 SHOWN_CHARACTERS = 60
 SHOWN_ITEMS = 4
@@ -18,7 +20,7 @@ SHOWN_LEVELS = 3
 SHOWN_IN_ALL = 300
 
 
-class BadValue(ValueError):
+class BadValue(HvrpcError, ValueError):
     """A value does not fit its type hint, or has no form on the wire.
 
     ``path`` says where (``params[1].address.zip``; empty: the value as a whole), ``expected`` and

@@ -7,6 +7,9 @@
                                   ▼
                                 LOST
 
+Not drawn: closing (`finished`) ends it from everywhere; a goodbye may come while it is validating;
+what has happened already, and what happens after the end, changes nothing.
+
 A connection is not up when connect() succeeds: Hyper-V sockets can connect to a peer that no longer
 exists. It is up when the other side has *answered*. A paused, saved or vanished VM shows in no error
 of any socket; only silence tells, and `Heartbeat` measures it.

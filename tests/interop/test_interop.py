@@ -346,13 +346,11 @@ class Offered:
 
 class OfferedByThreads(Offered):
     def nested(self, method: str, params: list[Any], context: Context) -> Any:
-        assert context.caller is not None
         return context.caller.call(method, *params)
 
 
 class OfferedByLoop(Offered):
     async def nested(self, method: str, params: list[Any], context: Context) -> Any:
-        assert context.caller is not None
         return await context.caller.call(method, *params)
 
 

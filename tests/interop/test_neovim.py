@@ -192,7 +192,6 @@ class Descent:
 
 class DescentByThreads(Descent):
     def down(self, depth: int, code: str, context: Context) -> list[int]:
-        assert context.caller is not None
         if depth == 0:
             return []
         return [depth, *context.caller.call("nvim_exec_lua", code, ["down", depth - 1, code])]
@@ -200,7 +199,6 @@ class DescentByThreads(Descent):
 
 class DescentByLoop(Descent):
     async def down(self, depth: int, code: str, context: Context) -> list[int]:
-        assert context.caller is not None
         if depth == 0:
             return []
         below = await context.caller.call("nvim_exec_lua", code, ["down", depth - 1, code])

@@ -176,11 +176,9 @@ class BlockingTools(Tools):
     """With methods that call back, as one does with threads."""
 
     def back(self, name: str, value: Any, context: Context) -> Any:
-        assert context.caller is not None
         return context.caller.call(name, value)
 
     def back_note(self, value: Any, context: Context) -> None:
-        assert context.caller is not None
         context.caller.notify("note", value)
 
 
@@ -188,11 +186,9 @@ class AsyncTools(Tools):
     """With methods that call back, as one does with coroutines."""
 
     async def back(self, name: str, value: Any, context: Context) -> Any:
-        assert context.caller is not None
         return await context.caller.call(name, value)
 
     async def back_note(self, value: Any, context: Context) -> None:
-        assert context.caller is not None
         await context.caller.notify("note", value)
 
 

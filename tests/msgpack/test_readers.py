@@ -258,6 +258,7 @@ BAD: list[tuple[Any, Any, str]] = [
     (Level, 1.0, "expected Level (1, 2), got float 1.0"),
     (Level, {}, "expected Level (1, 2), got dict {}"),
     (Access, 4, "expected Access (1, 2), got int 4"),
+    (Access, 5, "expected Access (1, 2), got int 5"),
     (datetime.datetime, "2024-02-03", "expected datetime with time zone, got str '2024-02-03'"),
     (datetime.datetime, 0, "expected datetime with time zone, got int 0"),
     (

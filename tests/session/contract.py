@@ -5,6 +5,7 @@ Subclasses run with the `pair` that a fixture gives them; see `test_contract`.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import threading
@@ -205,6 +206,10 @@ class Contract(BasicContract):
             assert len(answers) == count
             assert all(len(answer) == size for answer in answers.values())
 
+    @pytest.mark.skipif(
+        not hasattr(socket, "AF_UNIX"),
+        reason="TCP's buffers hold all these answers: run where Python has UNIX sockets",
+    )
     def test_small_answers_that_nobody_reads_cost_little_too(self, pair: Pair) -> None:
         serving = pair.server()
         count = 60_000
@@ -348,6 +353,9 @@ class Contract(BasicContract):
                 assert serving.tools.executed.count(number) == 1
             link.cut_after(10**9, direction)
             if client is not None:
+                if pair.place.family != "unix":  # TCP takes a message before it tells of the cut
+                    with contextlib.suppress(ConnectionLost):
+                        client.call("echo", count)
                 assert client.call("echo", count) == count
                 client.close()
 

@@ -10,7 +10,6 @@ import asyncio
 import importlib.util
 import threading
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +30,18 @@ T = TypeVar("T")
 # --- What is served ------------------------------------------------------------------------------
 
 
+class _Events:
+    """Events by name, made when somebody asks first. A defaultdict may make two for two threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[str, threading.Event] = {}
+
+    def __getitem__(self, name: str) -> threading.Event:
+        with self._lock:
+            return self._made.setdefault(name, threading.Event())
+
+
 class Tools:
     """What the tests call. A method that waits can be watched, and let go on."""
 
@@ -41,8 +52,8 @@ class Tools:
         """How many are waiting in `hold` now."""
         self.most_inside = 0
         self._lock = threading.Lock()
-        self._entered: defaultdict[str, threading.Event] = defaultdict(threading.Event)
-        self._gates: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+        self._entered = _Events()
+        self._gates = _Events()
 
     def echo(self, value: Any) -> Any:
         return value
@@ -71,12 +82,10 @@ class Tools:
 
     def back(self, method: str, values: list[Any], context: Context) -> list[Any]:
         """Call the caller back, once for each value."""
-        assert context.caller is not None
         return [context.caller.call(method, value) for value in values]
 
     def nest(self, depth: int, context: Context) -> int:
         """Call each other, so deep."""
-        assert context.caller is not None
         return 1 + context.caller.call("nest", depth - 1) if depth else 0
 
     def _enter(self, name: str) -> None:
@@ -112,11 +121,9 @@ class AsyncTools(Tools):
         return name
 
     async def back(self, method: str, values: list[Any], context: Context) -> list[Any]:  # type: ignore[override]
-        assert context.caller is not None
         return [await context.caller.call(method, value) for value in values]
 
     async def nest(self, depth: int, context: Context) -> int:  # type: ignore[override]
-        assert context.caller is not None
         return 1 + await context.caller.call("nest", depth - 1) if depth else 0
 
 

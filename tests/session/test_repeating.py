@@ -19,7 +19,7 @@ from hvrpc import (
     SessionClosed,
 )
 from hvrpc.session.opening import FIRST_WAIT, LONGEST_WAIT
-from hvrpc.session.repeating import FREE, may_repeat, pause
+from hvrpc.session.repeating import FREE, in_doubt, may_have_run, may_repeat, pause
 
 NOT_SENT = Outcome.NOT_SENT
 MAY_HAVE_RUN = Outcome.MAY_HAVE_RUN
@@ -76,3 +76,15 @@ def test_first_repetition_is_free_and_later_ones_wait_longer_and_longer() -> Non
         waits = [pause(repetition) for _ in range(50)]
         assert all(0 <= wait <= longest for wait in waits)
         assert len(set(waits)) > 1, "without jitter many clients come back in step"
+
+
+def test_call_that_may_have_run_once_is_never_called_not_sent() -> None:
+    """Its repetition found no connection: that says nothing about the first attempt."""
+    assert may_have_run(IF_IDEMPOTENT[0])
+    assert not may_have_run(ALWAYS[0])
+    with pytest.raises(OpenFailed) as failed, in_doubt():
+        raise OpenFailed("hvsock://vm/1", [])
+    assert failed.value.outcome is MAY_HAVE_RUN
+    with pytest.raises(RemoteError) as refused, in_doubt():
+        raise RemoteError("no")
+    assert refused.value.outcome is Outcome.ANSWERED

@@ -480,7 +480,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         return lost
 
     def _broken(self, error: ProtocolError) -> None:
-        logger.warning("%s: %s: closing the connection", self.stream.peer, error)
+        logger.warning("%s: %s: closing the connection", self.stream.peer, error.problem)
         self._flush()
         self.end(error)
 

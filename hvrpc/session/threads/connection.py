@@ -809,7 +809,7 @@ class Connection(Generic[CoreT]):
 
     def _broken(self, error: ProtocolError) -> None:
         """The peer sent nonsense: tell the log, answer what can be answered, and end."""
-        logger.warning("%s: %s: closing the connection", self.stream.peer, error)
+        logger.warning("%s: %s: closing the connection", self.stream.peer, error.problem)
         self.push()
         self.end(error)
 
