@@ -273,7 +273,7 @@ def lint(given: Call) -> int:
 
 
 def types(given: Call) -> int:
-    folders = [name for name in ("tests", "examples", "benchmarks") if _has_python(name)]
+    folders = [name for name in ("tests", "examples", "benchmarks", "docs") if _has_python(name)]
     return _first_failure(
         [
             given.module("mypy"),  # the packages pyproject.toml names

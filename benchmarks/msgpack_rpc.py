@@ -34,6 +34,7 @@ TEXT = "x" * 32
 SMALL = b"x" * 32
 LARGE = b"x" * (1024 * 1024)
 DEPTH = 64
+PIPELINES = 200
 THREADS = 8
 
 
@@ -102,6 +103,11 @@ class Blocking:
             worker.start()
         for worker in workers:
             worker.join()
+
+
+def _pipeline_often(client: floors.RawMsgpack | Blocking) -> None:
+    for _ in range(PIPELINES):
+        client.pipeline(TEXT, DEPTH)
 
 
 class Loop:
@@ -186,9 +192,7 @@ def measure(only: str) -> list[Figure]:
             return p50(harness.times_of(lambda: raw.echo(SMALL), 1500))
 
         def rawmp_pipelined() -> float:
-            return harness.rate_of(
-                lambda: [rawmp.pipeline(TEXT, DEPTH) for _ in range(200)], 200 * DEPTH
-            )
+            return harness.rate_of(lambda: _pipeline_often(rawmp), PIPELINES * DEPTH)
 
         def raw_large() -> float:
             return len(LARGE) / 1e6 / p50(harness.times_of(lambda: raw.echo_large(LARGE), 40))
@@ -228,9 +232,7 @@ def _blocking(
         return p50(harness.times_of(lambda: rawmp.echo(TEXT), 1500))
 
     def pipelined() -> float:
-        return harness.rate_of(
-            lambda: [client.pipeline(TEXT, DEPTH) for _ in range(200)], 200 * DEPTH
-        )
+        return harness.rate_of(lambda: _pipeline_often(client), PIPELINES * DEPTH)
 
     def single() -> float:
         return harness.rate_of(lambda: [client.echo(TEXT) for _ in range(4000)], 4000)

@@ -91,6 +91,11 @@ Work = tuple[Method, "int | None", Any, "Mapping[str, Any] | None", "Mapping[str
 class MsgpackCore(Core):
     """msgpack-RPC on one connection, both directions."""
 
+    when_silent = (
+        "check that it speaks msgpack-RPC and that its VM is not paused; a server that is not"
+        " hvrpc's and leaves unknown methods unanswered needs hello=False"
+    )
+
     def __init__(
         self,
         methods: Mapping[str, Method],
@@ -101,6 +106,7 @@ class MsgpackCore(Core):
         peer: Peer | None = None,
         tracebacks: bool = False,
         descriptions: Callable[[], list[dict[str, Any]]] = list,
+        codecs: list[Any] | None = None,
     ) -> None:
         extensions = extensions or Extensions()
         self.methods = methods
@@ -130,7 +136,7 @@ class MsgpackCore(Core):
         self._tracebacks = tracebacks
         self._descriptions = descriptions
         self._encoder = Encoder(extensions.default)
-        self._decoder = Decoder(limits, extensions.ext_hook)
+        self._decoder = Decoder(limits, extensions.ext_hook, codecs)
         self._ids = itertools.count(1)
         self._unfinished: frozenset[int] | None = None
         self._in_flight = limits.in_flight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -13,13 +14,19 @@ class LoopThread:
     """A thread with an event loop, started when it is needed."""
 
     def __init__(self) -> None:
+        self._closed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._closed = False
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
         """Run a coroutine there."""
+        if self._process != os.getpid():
+            self._reset()  # the thread has stayed behind in the process that forked
         with self._lock:
             if self._closed:
                 coroutine.close()
@@ -50,6 +57,8 @@ class LoopThread:
 
     def close(self) -> None:
         """Cancel what still runs, and end the thread."""
+        if self._process != os.getpid():
+            self._reset()
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread

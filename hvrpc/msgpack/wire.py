@@ -73,23 +73,65 @@ def broken(problem: str, error: BaseException | None = None) -> ProtocolError:
 _NIL_IS_NONE: Final = "it sends nil, which is not a message"
 
 
+def _nothing_to_use(*_: object) -> Any:
+    raise AssertionError("a decoder without a codec borrows one first")
+
+
 class Decoder:
     """Bytes in, messages out."""
 
     def __init__(
-        self, limits: Limits, ext_hook: Callable[[int, bytes], Any] = msgpack.ExtType
+        self,
+        limits: Limits,
+        ext_hook: Callable[[int, bytes], Any] = msgpack.ExtType,
+        codecs: list[Any] | None = None,
     ) -> None:
+        """`codecs` is a pool shared by decoders with the same limits and hook: a codec takes 40 KiB,
+        and a connection that has nothing half-received needs none."""
         self._limits = limits
         self._ext_hook = ext_hook
+        self._codecs = codecs
         self.target: memoryview | None = None
         """Where the next bytes shall be received, while a large value is coming."""
         self._large: _Large | None = None
         self._ready: list[Any] | None = None
-        self._reset()
+        self._codec: Any = None
+        self._unpack: Callable[[], Any] = _nothing_to_use
+        self._consumed: Callable[[], int] = _nothing_to_use
+        self._feed: Callable[[Any], Any] = _nothing_to_use
+        self._fed = 0
+        self._start = 0
+        """Where the message that is being read began."""
+        self._chunk: Buffer = b""
+        self.has_more = False
+        """Whether there are bytes, or a message, that `next` has not come to."""
+        if codecs is None:
+            self._reset()
+
+    def _borrow_codec(self) -> None:
+        """Take a codec from the pool, or a new one."""
+        if self._codecs:
+            self._use(self._codecs.pop())
+        else:
+            self._reset()
+
+    def _return_codec(self) -> None:
+        """Everything that arrived is used up: let another connection have the codec."""
+        if self._codecs is not None:
+            self._codecs.append(self._codec)
+            self._codec = None
+            self._unpack = self._consumed = self._feed = _nothing_to_use
+
+    def _use(self, codec: Any) -> None:
+        self._codec = codec
+        self._unpack = codec.unpack
+        self._consumed = codec.tell
+        self._feed = codec.feed
+        self._fed = self._start = codec.tell()
 
     def _reset(self) -> None:
         limits = self._limits
-        self._unpacker = unpacker = msgpack.Unpacker(
+        codec = msgpack.Unpacker(
             raw=False,
             # Old peers send bytes as str. They arrive, and go back as they came.
             unicode_errors="surrogateescape",
@@ -104,18 +146,14 @@ class Decoder:
             max_array_len=limits.elements,
             max_map_len=limits.elements,
         )
-        self._unpack = unpacker.unpack
-        self._consumed = unpacker.tell
-        self._feed = unpacker.feed
-        self._fed = 0
-        self._start = 0
-        """Where the message that is being read began."""
-        self._chunk: Buffer = b""
+        self._use(codec)
+        self._chunk = b""
         self.has_more = False
-        """Whether there are bytes, or a message, that `next` has not come to."""
 
     def feed(self, data: Buffer) -> None:
         """Take over received bytes."""
+        if self._codec is None:
+            self._borrow_codec()
         self._feed(data)
         self._fed += len(data)  # type: ignore[arg-type]
         self._chunk = data
@@ -123,6 +161,8 @@ class Decoder:
 
     def first(self, data: Buffer) -> Any | None:
         """`feed` and `next` in one: for the usual case, one message in one piece, every call counts."""
+        if self._codec is None:
+            self._borrow_codec()
         self._feed(data)
         self._fed += len(data)  # type: ignore[arg-type]
         self._chunk = data
@@ -135,7 +175,12 @@ class Decoder:
             if message is None:
                 raise broken(_NIL_IS_NONE)
             self._start = consumed = self._consumed()
-            self.has_more = consumed != self._fed
+            if consumed != self._fed:
+                self.has_more = True
+            else:
+                self.has_more = False
+                if self._codecs is not None:
+                    self._return_codec()
             return message
         self.has_more = True
         return self.next()
@@ -161,7 +206,10 @@ class Decoder:
         if message is None:
             raise broken(_NIL_IS_NONE)
         self._start = consumed = self._consumed()
-        self.has_more = consumed != self._fed
+        if consumed == self._fed:
+            self.has_more = False
+            if self._codecs is not None:
+                self._return_codec()
         return message
 
     def _failed(self, error: Exception) -> None:
@@ -191,7 +239,7 @@ class Decoder:
         if len(body) < LEAST or len(body) >= large.size:
             return
         large.begin(body)
-        self._reset()  # it has swallowed the beginning
+        self._reset()  # the codec has swallowed the beginning: it cannot be used again
         self._large = large
         self.target = large.room()
 

@@ -64,6 +64,9 @@ class Core(ABC):
     draining: bool = False
     """Whether one of the two has said goodbye: no new calls on this connection."""
 
+    when_silent: str = "check that it speaks this protocol, and that its VM is not paused"
+    """What to do about a peer that accepts the connection and never answers."""
+
     # --- Receiving -----------------------------------------------------------------------------
 
     @abstractmethod
@@ -82,8 +85,8 @@ class Core(ABC):
 
     def take(self, data: Buffer | None = None) -> Any | None:
         """The same for somebody who wants one piece of work at a time; None when there is none."""
-        waiting = self.__dict__.setdefault("_waiting_to_be_taken", deque())
-        broken = self.__dict__.pop("_broken_by", None)
+        waiting = vars(self).setdefault("_waiting_to_be_taken", deque())
+        broken = vars(self).pop("_broken_by", None)
         try:
             if broken is None and (data is not None or not waiting):
                 self.digest(data, waiting)
@@ -94,7 +97,7 @@ class Core(ABC):
                 raise broken
             return None
         if broken is not None:
-            self.__dict__["_broken_by"] = broken  # what came before it is taken first
+            vars(self)["_broken_by"] = broken  # what came before it is taken first
         return waiting.popleft()
 
     has_more: bool = False

@@ -345,3 +345,46 @@ class TestEncoder:
         assert len(made._idle) == 1
         made.encode("x" * (KEPT_BUFFER + 1))
         assert made._idle == []
+
+
+class TestSharedCodecs:
+    """Decoders of many connections take turns with a few codecs."""
+
+    def test_a_decoder_that_has_all_it_needs_gives_its_codec_back(self) -> None:
+        codecs: list[Any] = []
+        first, second = Decoder(DEFAULT, codecs=codecs), Decoder(DEFAULT, codecs=codecs)
+        assert first.first(msgpack.packb([1, 2, None, "a"])) == [1, 2, None, "a"]
+        assert len(codecs) == 1
+        assert second.first(msgpack.packb([1, 3, None, "b"])) == [1, 3, None, "b"]
+        assert len(codecs) == 1
+
+    def test_half_a_message_stays_with_its_own_connection(self) -> None:
+        codecs: list[Any] = []
+        decoders = [Decoder(DEFAULT, codecs=codecs) for _ in range(3)]
+        messages = [msgpack.packb([1, n, None, "x" * n]) for n in range(3)]
+        found: dict[int, Any] = {}
+        for at in range(max(map(len, messages))):
+            for n, decoder in enumerate(decoders):
+                if at < len(messages[n]):
+                    message = decoder.first(messages[n][at : at + 1])
+                    if message is not None:
+                        found[n] = message
+        assert found == {n: [1, n, None, "x" * n] for n in range(3)}
+        assert len(codecs) == 3
+
+    def test_several_messages_in_a_piece(self) -> None:
+        codecs: list[Any] = []
+        decoder = Decoder(DEFAULT, codecs=codecs)
+        data = b"".join(msgpack.packb([1, n, None, n]) for n in range(3))
+        assert [decoder.first(data), decoder.next(), decoder.next()] == [
+            [1, n, None, n] for n in range(3)
+        ]
+        assert decoder.next() is None
+        assert len(codecs) == 1
+
+    def test_a_codec_that_met_nonsense_is_not_used_again(self) -> None:
+        codecs: list[Any] = []
+        decoder = Decoder(DEFAULT, codecs=codecs)
+        with pytest.raises(ProtocolError):
+            decoder.first(b"\xc1")
+        assert codecs == []

@@ -138,5 +138,5 @@ def test_closed_socket_hinders_nobody(pair: tuple[Io, socket.socket]) -> None:
     io.socket.close()
     io.set_tick(1.0)
     assert io.wait(readable=True, writable=False, seconds=20) == (True, False)
-    with pytest.raises(OSError, match="Bad file descriptor|WinError 10038"):
+    with pytest.raises(OSError, match=r"Bad file descriptor|WinError 10038"):
         io.recv(1)

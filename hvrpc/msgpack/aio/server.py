@@ -51,6 +51,8 @@ class Server:
         self._limits = limits
         self._extensions = extensions
         self._tracebacks = tracebacks
+        self._codecs: list[Any] = []
+        """Decoders that no connection uses now: ten thousand idle ones need none."""
         self._acceptor: Acceptor[MsgpackCore] = Acceptor(
             self._make_core, max_connections=max_connections, dead_after=dead_after
         )
@@ -66,6 +68,7 @@ class Server:
             peer=stream.peer,
             tracebacks=self._tracebacks,
             descriptions=self.service.describe,
+            codecs=self._codecs,
         )
         core.caller = PeerCaller(connection, str(stream.peer))
         core.on_queued_in_loop = lambda: push(connection())

@@ -54,7 +54,7 @@ class FutureCall(Call):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.future: asyncio.Future[None] = loop.create_future()
 
-    def wake(self) -> None:
+    def wake(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         future = self.future
         if not future.done():
             future.set_result(None)

@@ -12,7 +12,6 @@ from typing import Any, Generic
 from ... import sockets
 from ...addresses import Address
 from ...errors import (
-    CallError,
     ConnectionLost,
     DeadlineExceeded,
     HvrpcError,
@@ -24,7 +23,7 @@ from ..core import CoreT
 from ..opening import Policy
 from ..repeating import may_repeat, pause
 from ..state import Event, Heartbeat
-from ..threads.session import VALIDATE_WITHIN
+from ..threads.session import VALIDATE_WITHIN, not_sent
 from .connection import Connection
 
 logger = logging.getLogger("hvrpc.session")
@@ -197,12 +196,10 @@ class Session(Generic[CoreT]):
                 "connected, but the other side says nothing",
                 address=str(self.address),
                 outcome=Outcome.NOT_SENT,
-                remedy="check that it speaks this protocol, and that its VM is not paused",
+                remedy=connection.core.when_silent,
             )
         if hello.failure is not None:
-            if isinstance(hello.failure, CallError):
-                hello.failure.outcome = Outcome.NOT_SENT
-            raise hello.failure
+            raise not_sent(hello.failure, self.address)
         connection.core.opened(hello)
         connection.life.happened(Event.PROVEN)
 

@@ -159,10 +159,10 @@ class Session(Generic[CoreT]):
                     "connected, but the other side says nothing",
                     address=str(self.address),
                     outcome=Outcome.NOT_SENT,
-                    remedy="check that it speaks this protocol, and that its VM is not paused",
+                    remedy=connection.core.when_silent,
                 )
             if hello.failure is not None:
-                raise _not_sent(hello.failure)
+                raise not_sent(hello.failure, self.address)
             connection.core.opened(hello)
         connection.life.happened(Event.PROVEN)
 
@@ -247,10 +247,11 @@ class Session(Generic[CoreT]):
             self._closing.set()
 
 
-def _not_sent(failure: HvrpcError) -> HvrpcError:
+def not_sent(failure: HvrpcError, address: Address) -> HvrpcError:
     """Whatever went wrong while opening, no call of the user's was on its way."""
     if isinstance(failure, CallError):
         failure.outcome = Outcome.NOT_SENT
+        failure.address = failure.address or str(address)
     return failure
 
 
