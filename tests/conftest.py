@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from .leaks import Snapshot, leaks_since
+from hvrpc.testing.leaks import Snapshot, leaks_since
+
 from .rigs import guard
 
 MAY_LEAVE = "may_leave"

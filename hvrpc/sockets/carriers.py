@@ -21,7 +21,6 @@ import os
 import re
 import secrets
 import socket
-import struct
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -40,8 +39,6 @@ LOOPBACK: Final = "127.0.0.1"
 FIRST_GUEST_PORT: Final = 0x4000_0000
 FIRST_HOST_PORT: Final = 0x8000_0000
 """Hyper-V numbers the connections that the host opens from here on."""
-
-_TIMEVAL: Final = struct.Struct("@ll")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +128,7 @@ class UnixCarrier(Carrier):
             unix.size_buffers(sock, options)
             own_path = _bind_caller(sock, fabric)
             try:
-                _connect_unix(sock, fabric.path("sockets", entry.place), deadline)
+                unix.connect_in_time(sock, fabric.path("sockets", entry.place), deadline)
             finally:
                 unlink_if_there(own_path)  # the socket keeps its name
         except BaseException:
@@ -178,36 +175,6 @@ def _bind_caller(sock: socket.socket, fabric: Fabric) -> str:
                 raise
         else:
             return path
-
-
-def _connect_unix(sock: socket.socket, path: str, deadline: float) -> None:
-    """Connect, and wait while the listener's queue is full.
-
-    A non-blocking UNIX socket is told "again" then, with nothing to wait for; so this one blocks,
-    with the kernel's own timeout.
-    """
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(errno.ETIMEDOUT, "the listener's queue is full")
-        _set_send_timeout(sock, max(left, 0.001))
-        try:
-            sock.connect(path)
-            sock.getpeername()
-        except BlockingIOError:
-            continue
-        except OSError as error:
-            if error.errno != errno.ENOTCONN:
-                raise
-            continue  # a signal came, after which Python takes the socket for connected
-        _set_send_timeout(sock, 0)
-        return
-
-
-def _set_send_timeout(sock: socket.socket, seconds: float) -> None:
-    whole, part = divmod(seconds, 1)
-    timeout = _TIMEVAL.pack(int(whole), int(part * 1_000_000))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
 
 
 # --- TCP on this machine -------------------------------------------------------------------------

@@ -1,91 +1,145 @@
-"""Whether something was left behind: threads and open files.
+"""What a test has left behind: threads, file descriptors and child processes.
 
-with no_leaks():
-    ...
+    with no_leaks():
+        ...
+
+A snapshot is taken before a test and compared after it. What is new gets a short time to end by
+itself, but only when there is something new; a clean test pays for two snapshots and nothing else.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from multiprocessing import resource_tracker
+from pathlib import Path
 
-GRACE: Final = 5.0
-"""Seconds for threads to end that were told to: told is not yet ended."""
-PAUSE: Final = 0.01
+GRACE = 2.0
+"""Seconds in which threads that are already on their way out may end."""
+PAUSE = 0.005
 
-_FOLDERS: Final = ("/proc/self/fd", "/dev/fd")
-"""Where systems list the open files of a process. Windows does not."""
+_DESCRIPTORS = Path("/proc/self/fd")
+_TASKS = Path("/proc/self/task")
+
+_KEPT_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+"""Helpers that the standard library starts once and keeps."""
+_KEPT_FILES = ("/dev/urandom", "/dev/random", "/dev/null")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What this process has at a moment."""
+    """What exists at one moment."""
 
     threads: frozenset[threading.Thread]
-    files: dict[int, str]
-    """File descriptors, with what they are; empty where the system does not tell."""
+    descriptors: frozenset[tuple[int, str]]
+    processes: frozenset[tuple[int, str]]
 
-    def leaks_since(self, before: Snapshot) -> list[str]:
-        """What is here and was not there, in words."""
-        threads = [f"thread {thread.name!r}" for thread in self.threads - before.threads]
-        files = [
-            f"file descriptor {number} ({what})"
-            for number, what in self.files.items()
-            if before.files.get(number) != what
+    @classmethod
+    def take(cls) -> Snapshot:
+        """What exists now. Descriptors and processes are told on Linux only."""
+        return cls(frozenset(threading.enumerate()), _open_descriptors(), _children())
+
+    def what_is_new_since(self, before: Snapshot) -> list[str]:
+        """One line for everything that exists now and did not then."""
+        lines = [_describe_thread(thread) for thread in self.threads - before.threads]
+        lines += [
+            f"file descriptor {number}: {target}"
+            for number, target in sorted(self.descriptors - before.descriptors)
         ]
-        return sorted(threads) + files
-
-
-def snapshot() -> Snapshot:
-    """What this process has now."""
-    return Snapshot(frozenset(threading.enumerate()), _open_files())
-
-
-def _open_files() -> dict[int, str]:
-    for folder in _FOLDERS:
-        try:
-            names = os.listdir(folder)
-        except OSError:
-            continue
-        return {int(name): what for name in names if (what := _describe(folder, name))}
-    return {}
-
-
-def _describe(folder: str, name: str) -> str | None:
-    """What a file descriptor is; None for the one that listing the folder needed itself."""
-    try:
-        os.fstat(int(name))
-    except OSError:
-        return None
-    try:
-        return os.readlink(os.path.join(folder, name))
-    except OSError:
-        return "open"
+        lines += [
+            f"child process {pid}: {command}"
+            for pid, command in sorted(self.processes - before.processes)
+        ]
+        return lines
 
 
 def leaks_since(before: Snapshot, grace: float = GRACE) -> list[str]:
-    """What was left behind since then, after giving it some time to end."""
+    """What is left, once everything that is ending has had its time. Empty: nothing."""
+    new = Snapshot.take().what_is_new_since(before)
+    if not new:
+        return []
+    gc.collect()
     deadline = time.monotonic() + grace
-    leaks = snapshot().leaks_since(before)
-    if leaks:
-        gc.collect()  # an object in a reference cycle is closed by nobody else
-    while leaks and time.monotonic() < deadline:
+    while (new := Snapshot.take().what_is_new_since(before)) and time.monotonic() < deadline:
         time.sleep(PAUSE)
-        leaks = snapshot().leaks_since(before)
-    return leaks
+    return new
 
 
 @contextmanager
 def no_leaks(grace: float = GRACE) -> Iterator[None]:
-    """Raise AssertionError if the block leaves threads or open files behind."""
-    before = snapshot()
+    """Raise AssertionError if the block leaves threads, descriptors or child processes behind."""
+    before = Snapshot.take()
     yield
-    leaks = leaks_since(before, grace)
-    if leaks:
-        raise AssertionError(f"left behind: {', '.join(leaks)}")
+    if left := leaks_since(before, grace):
+        raise AssertionError("left behind:\n" + "\n".join(left))
+
+
+def _open_descriptors() -> frozenset[tuple[int, str]]:
+    try:
+        numbers = os.listdir(_DESCRIPTORS)
+    except OSError:  # not Linux
+        return frozenset()
+    kept = _descriptors_of_standard_library()
+    found = set()
+    for number in map(int, numbers):
+        try:
+            target = os.readlink(_DESCRIPTORS / str(number))
+        except OSError:
+            continue  # the one that listdir() itself had open
+        if number not in kept and target not in _KEPT_FILES:
+            found.add((number, target))
+    return frozenset(found)
+
+
+def _descriptors_of_standard_library() -> set[int]:
+    """Those that `multiprocessing` opens once and keeps, to talk to its helpers."""
+    kept = {getattr(resource_tracker, "_resource_tracker", None)}
+    forkserver = sys.modules.get("multiprocessing.forkserver")
+    kept.add(getattr(forkserver, "_forkserver", None))
+    names = ("_fd", "_forkserver_alive_fd")
+    return {number for holder in kept for name in names if (number := getattr(holder, name, None))}
+
+
+def _children() -> frozenset[tuple[int, str]]:
+    """Child processes, dead ones that nobody has waited for included."""
+    found = set()
+    try:
+        tasks = os.listdir(_TASKS)
+    except OSError:  # not Linux
+        return frozenset()
+    for task in tasks:
+        try:
+            pids = (_TASKS / task / "children").read_text().split()
+        except OSError:
+            continue  # a thread that has just ended, or a kernel that does not tell
+        for pid in pids:
+            command = _command_of(pid)
+            if not any(kept in command for kept in _KEPT_PROCESSES):
+                found.add((int(pid), command))
+    return frozenset(found)
+
+
+def _command_of(pid: str) -> str:
+    try:
+        command = Path("/proc", pid, "cmdline").read_bytes()
+    except OSError:
+        return "(gone)"
+    return command.replace(b"\0", b" ").decode(errors="replace").strip() or "(a zombie)"
+
+
+def _describe_thread(thread: threading.Thread) -> str:
+    lines = [f"thread {thread.name!r}{' (daemon)' if thread.daemon else ''}"]
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is not None:
+        lines += [
+            f"    {name}:{number} in {function}"
+            for name, number, function, _ in traceback.extract_stack(frame)[-4:]
+        ]
+    return "\n".join(lines)

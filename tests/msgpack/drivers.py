@@ -25,6 +25,8 @@ T = TypeVar("T")
 BLOCKING = "blocking"
 ASYNCIO = "asyncio"
 UVLOOP = "uvloop"
+SELECTOR = "asyncio with select()"
+"""On Windows asyncio's usual loop is of another kind."""
 
 
 def has_uvloop() -> bool:
@@ -77,9 +79,11 @@ class Loop:
         self._thread = threading.Thread(target=self._run, name=f"{kind} loop", daemon=True)
 
     def _run(self) -> None:
-        factory = None
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = None
         if self._kind == UVLOOP:
             factory = cast(Any, importlib.import_module("uvloop")).new_event_loop
+        elif self._kind == SELECTOR:
+            factory = asyncio.SelectorEventLoop
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(self._until_stopped())
 

@@ -6,6 +6,7 @@ one family, for drivers and families do not know of each other.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -21,13 +22,17 @@ from .contract import (
     ServiceContract,
     StreamContract,
 )
-from .drivers import ASYNCIO, BLOCKING, UVLOOP, Bench, has_uvloop
+from .drivers import ASYNCIO, BLOCKING, SELECTOR, UVLOOP, Bench, has_uvloop
 
 DRIVERS = [BLOCKING, ASYNCIO, *([UVLOOP] if has_uvloop() else [])]
+LOOPS_OF_WINDOWS = [SELECTOR] if sys.platform == "win32" else []
 FAMILIES = [name for name in PLACES if name not in MISSING]
 PAIRS = [(client, server) for client in DRIVERS for server in DRIVERS]
 PLAIN_PAIRS = [pair for pair in PAIRS if UVLOOP not in pair]
 SAME_PAIRS = [(driver, driver) for driver in (BLOCKING, ASYNCIO)]
+SELECTOR_PAIRS = [
+    pair for loop in LOOPS_OF_WINDOWS for pair in ((loop, BLOCKING), (BLOCKING, loop))
+]
 
 Combination = tuple[str, str, str]
 """Client, server and family."""
@@ -35,7 +40,7 @@ Combination = tuple[str, str, str]
 CORE: list[Combination] = [
     (client, server, family)
     for family in FAMILIES
-    for client, server in (PAIRS if family == FAMILIES[0] else PLAIN_PAIRS)
+    for client, server in (*(PAIRS if family == FAMILIES[0] else PLAIN_PAIRS), *SELECTOR_PAIRS)
 ]
 BETWEEN_DRIVERS: list[Combination] = [
     (client, server, FAMILIES[0])

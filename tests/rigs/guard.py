@@ -49,6 +49,11 @@ def under_wine() -> bool:
     return hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 
 
+def is_slow() -> bool:
+    """Whether everything takes many times longer here than on a machine of its own."""
+    return inside_rig_guest() or under_wine()
+
+
 def refuse_vsock_outside_rig() -> None:
     """Make every attempt of this process to open AF_VSOCK fail, unless it runs in a rig guest.
 

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from ..rigs import guard
+
 T = TypeVar("T")
 
-WAIT = 20.0
+WAIT = 60.0 if guard.is_slow() else 20.0
 """Seconds after which a test gives up waiting for something that should have happened."""
 PAUSE = 0.002
 STILL = 5

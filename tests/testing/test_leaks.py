@@ -31,7 +31,7 @@ def test_a_thread_is_found() -> None:
 def test_a_file_is_found() -> None:
     with socket.socket() as kept:
         number = kept.fileno()
-    what = rf"file descriptor {number} \(socket"
+    what = rf"file descriptor {number}: socket"
     with pytest.raises(AssertionError, match=what), no_leaks(grace=0.01):
         kept = socket.socket()
     kept.close()

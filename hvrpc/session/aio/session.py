@@ -114,13 +114,14 @@ class Session(Generic[CoreT]):
                 self._check_open()
             return await attempt
         except BaseException:
-            if _has_result(attempt):  # we were cancelled just when it succeeded
-                attempt.result().end(ConnectionAbortedError("given up"))
+            attempt.cancel()
+            # It may have succeeded just now, or do so although it is cancelled.
+            attempt.add_done_callback(_end_result)
+            await asyncio.wait((attempt,))
             raise
         finally:
-            for task in (attempt, closing):
-                task.cancel()
-            await asyncio.wait((attempt, closing))
+            # Not awaited: were we cancelled while we waited for it, the connection would be lost.
+            closing.cancel()
 
     async def _attempt(self, deadline: float | None) -> Connection[CoreT]:
         """Connect, and have the other side prove that it is there."""
@@ -273,3 +274,9 @@ class Session(Generic[CoreT]):
 
 def _has_result(future: asyncio.Future[Any]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _end_result(opening: asyncio.Future[Any]) -> None:
+    """End a connection that was opened for somebody who has gone."""
+    if _has_result(opening):
+        opening.result().end(ConnectionAbortedError("given up"))

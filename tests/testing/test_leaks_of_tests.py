@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from .leaks import Snapshot, leaks_since
+from hvrpc.testing.leaks import Snapshot, leaks_since
 
 pytest_plugins = ["pytester"]
 
@@ -72,7 +72,7 @@ def test_a_dead_child_that_nobody_waited_for_is_a_leak() -> None:
 
 def test_a_test_that_leaks_fails(pytester: pytest.Pytester) -> None:
     """The fixture of our conftest, in a run of its own."""
-    from . import conftest
+    from .. import conftest
 
     pytester.makeconftest(f"from {conftest.__name__} import nothing_left_behind")
     pytester.makepyfile(
