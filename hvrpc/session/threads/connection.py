@@ -50,6 +50,8 @@ SLICE: Final = 0.02
 """Seconds after which somebody who waits for room to send looks whether nobody reads any more."""
 STALLED_AFTER: Final = 30.0
 """Seconds without progress after which a peer that does not read is given up."""
+ABOUT_TO: Final = 1.0
+"""Seconds in which a thread that is about to do something will have done it."""
 THROTTLED: Final = 0.05
 """Seconds after which a connection that runs as many handlers as it may looks whether one has ended,
 should it not have been told."""
@@ -798,12 +800,16 @@ class Connection(Generic[CoreT]):
         if not self._lead.acquire(False):
             return  # the leader will come here when it leaves
         try:
-            with self._writer:
-                if not self._disposed:
-                    self._disposed = True
-                    self.stream.close()
-                    self._io.close()
-                    self._over.set()
+            # Sending never waits, so whoever has the lock is about to give it back; unless an
+            # interrupt struck between taking it and being able to.
+            ours = self._writer.acquire(timeout=ABOUT_TO)
+            if not self._disposed:
+                self._disposed = True
+                self.stream.close()
+                self._io.close()
+                self._over.set()
+            if ours:
+                self._writer.release()
         finally:
             self._lead.release()
 
