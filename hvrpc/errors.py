@@ -205,7 +205,7 @@ class CallError(HvrpcError):
 
     def __str__(self) -> str:
         what = " ".join(
-            part for part in (self.method, self.address and f"at {self.address}") if part
+            part for part in (str(self.method), self.address and f"at {self.address}") if part
         )
         text = f"{what}: {self.problem}" if what else self.problem
         if self.outcome is not Outcome.ANSWERED:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Protocol
 
 from ..errors import CallError, DeadlineExceeded, HvrpcError, Outcome
@@ -60,13 +60,20 @@ class Remote:
             raise AttributeError(name)  # copy, pickle and inspect ask for these
         return Remote(self._caller, f"{self._name}.{name}" if self._name else name)
 
-    def __call__(self, *params: Any, **named: Any) -> Any:
+    def __call__(self, /, *params: Any, **named: Any) -> Any:
         """Call it. All keywords go to the method; `client.call` takes a timeout."""
         caller = self._caller
         return caller._call(self._name, params, named, caller._timeout, None, False)
 
     def __repr__(self) -> str:
         return f"<remote method {self._name!r} of {self._caller.address}>"
+
+
+def names_of(idempotent: Collection[str]) -> frozenset[str]:
+    """The names of the methods that may be carried out twice."""
+    if isinstance(idempotent, str):
+        raise TypeError(f"idempotent= takes several names: ({idempotent!r},)")
+    return frozenset(idempotent)
 
 
 def request(

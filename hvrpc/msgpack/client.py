@@ -36,6 +36,7 @@ from .calling import (
     Remote,
     Timeout,
     late,
+    names_of,
     request,
     request_stream,
     stream_failure,
@@ -120,6 +121,7 @@ class Caller:
     def call(
         self,
         method: str,
+        /,
         *params: Any,
         timeout: Timeout = UNSET,
         idempotent: bool = False,
@@ -232,7 +234,7 @@ class Caller:
             connection.core.forget(call)
             connection.push()
 
-    def notify(self, method: str, *params: Any) -> None:
+    def notify(self, method: str, /, *params: Any) -> None:
         """Send a notification: nobody answers, and nobody tells whether it arrived.
 
         Raises :class:`hvrpc.OpenFailed` when there is no connection, and
@@ -253,6 +255,7 @@ class Caller:
     def stream(
         self,
         method: str,
+        /,
         *params: Any,
         timeout: Timeout = UNSET,
         window: int = WINDOW,
@@ -317,7 +320,7 @@ class Client(Caller):
         where = Address.parse(address)
         self.address = str(where)
         self._timeout = timeout
-        self._idempotent = frozenset(idempotent)
+        self._idempotent = names_of(idempotent)
         self._hello = hello
         self._service = Service.of(service, extensions or ())
         self._limits = limits
@@ -476,7 +479,7 @@ class Batch:
         self._caller = caller
         self._added: list[Pending] = []
 
-    def call(self, method: str, *params: Any) -> Pending:
+    def call(self, method: str, /, *params: Any) -> Pending:
         """Add a call."""
         pending = Pending(self, method, params)
         self._added.append(pending)

@@ -10,6 +10,7 @@ only towards a peer that has answered our hello as one of ours:
     notification  $/cancelRequest [id]                      the caller has given up
     notification  $/item   [id, value]                      an item of a stream; the response ends it
     notification  $/more   [id, count]                      so many more items may be sent
+    notification  $/alive  []                               we are busy, and do not read for a while
     notification  $/goodbye [facts]                         no new calls; before the end, what was
                                                             left unfinished
 
@@ -59,6 +60,7 @@ CANCEL: Final = "$/cancelRequest"
 ITEM: Final = "$/item"
 MORE: Final = "$/more"
 GOODBYE: Final = "$/goodbye"
+ALIVE: Final = "$/alive"
 
 VERSION: Final = 1
 MAX_ID: Final = 2**32 - 1
@@ -393,7 +395,11 @@ class MsgpackCore(Core):
         if type(unfinished) is list:
             self._unfinished = frozenset(each for each in unfinished if type(each) is int)
 
+    def _on_alive(self, params: list[Any]) -> None:
+        """That it has come is all it says."""
+
     _NOTIFICATIONS: Final[dict[str, Callable[[MsgpackCore, list[Any]], None]]] = {
+        ALIVE: _on_alive,
         CANCEL: _on_cancel,
         ITEM: _on_item,
         MORE: _on_more,
@@ -411,6 +417,8 @@ class MsgpackCore(Core):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         """Queue a call."""
+        if type(method) is not str or len(method) > self.limits.method:
+            self._check_name(method)
         pending = self.pending
         number = next(self._ids)
         if number > MAX_ID or number in pending:
@@ -432,6 +440,15 @@ class MsgpackCore(Core):
             # Another thread may even have sent it in the meantime.
             call.fail(self._failure_of(call, number, lost, _ids_of(self.outgoing)))
 
+    def _check_name(self, method: Any) -> None:
+        """A name that the other side would take for nonsense must not reach it."""
+        if not isinstance(method, str):
+            raise TypeError(f"a method's name is text, not {_short(method)}")
+        if len(method) > self.limits.method:
+            raise ValueError(
+                f"a method's name has {self.limits.method} characters at most, not {len(method)}"
+            )
+
     def _free_id(self, number: int) -> int:
         """Past the end the ids begin again, without those in use.
 
@@ -447,6 +464,8 @@ class MsgpackCore(Core):
 
     def notify(self, method: str, params: Any) -> None:
         """Queue a notification."""
+        if type(method) is not str or len(method) > self.limits.method:
+            self._check_name(method)
         try:
             item = self._encoder.encode((NOTIFICATION, method, params))
         except Exception as error:
@@ -827,6 +846,10 @@ class MsgpackCore(Core):
             return False
         self.request(PING, (), Call())
         return True
+
+    def reassure(self) -> None:
+        if self.is_ours:
+            self.notify(ALIVE, ())
 
     def goodbye(self) -> None:
         self.draining = self.leaving = True

@@ -42,13 +42,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Caller(Protocol):
     """The way back to whoever called."""
 
-    def call(self, method: str, *params: Any, timeout: float | None = None, **named: Any) -> Any:
+    def call(self, method: str, /, *params: Any, timeout: float | None = None, **named: Any) -> Any:
         """Call a method of the caller's. With asyncio, await it."""
 
-    def notify(self, method: str, *params: Any) -> Any:
+    def notify(self, method: str, /, *params: Any) -> Any:
         """Send a notification to the caller. With asyncio, await it."""
 
-    def stream(self, method: str, *params: Any, **named: Any) -> Any:
+    def stream(self, method: str, /, *params: Any, **named: Any) -> Any:
         """Call a method of the caller's that yields its result. With asyncio, await it."""
 
     @property

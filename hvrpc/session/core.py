@@ -143,6 +143,9 @@ class Core(ABC):
         """The calls of ours that wait for answers."""
         return ()
 
+    def reassure(self) -> None:
+        """Queue a sign of life, for a peer whose own questions are not read while we are throttled."""
+
     @abstractmethod
     def ping(self) -> bool:
         """Queue a question that a live peer answers at once; False if this peer would not."""

@@ -353,15 +353,15 @@ class TestSharedCodecs:
     def test_a_decoder_that_has_all_it_needs_gives_its_codec_back(self) -> None:
         codecs: list[Any] = []
         first, second = Decoder(DEFAULT, codecs=codecs), Decoder(DEFAULT, codecs=codecs)
-        assert first.first(msgpack.packb([1, 2, None, "a"])) == [1, 2, None, "a"]
+        assert first.first(pack([1, 2, None, "a"])) == [1, 2, None, "a"]
         assert len(codecs) == 1
-        assert second.first(msgpack.packb([1, 3, None, "b"])) == [1, 3, None, "b"]
+        assert second.first(pack([1, 3, None, "b"])) == [1, 3, None, "b"]
         assert len(codecs) == 1
 
     def test_half_a_message_stays_with_its_own_connection(self) -> None:
         codecs: list[Any] = []
         decoders = [Decoder(DEFAULT, codecs=codecs) for _ in range(3)]
-        messages = [msgpack.packb([1, n, None, "x" * n]) for n in range(3)]
+        messages = [pack([1, n, None, "x" * n]) for n in range(3)]
         found: dict[int, Any] = {}
         for at in range(max(map(len, messages))):
             for n, decoder in enumerate(decoders):
@@ -375,7 +375,7 @@ class TestSharedCodecs:
     def test_several_messages_in_a_piece(self) -> None:
         codecs: list[Any] = []
         decoder = Decoder(DEFAULT, codecs=codecs)
-        data = b"".join(msgpack.packb([1, n, None, n]) for n in range(3))
+        data = b"".join(pack([1, n, None, n]) for n in range(3))
         assert [decoder.first(data), decoder.next(), decoder.next()] == [
             [1, n, None, n] for n in range(3)
         ]

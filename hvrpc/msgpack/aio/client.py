@@ -27,6 +27,7 @@ from ..calling import (
     Timeout,
     crowded,
     late,
+    names_of,
     request,
     request_stream,
     stream_failure,
@@ -106,6 +107,7 @@ class Caller:
     async def call(
         self,
         method: str,
+        /,
         *params: Any,
         timeout: Timeout = UNSET,  # noqa: ASYNC109 (it travels to the server, and it ends the call)
         idempotent: bool = False,
@@ -219,7 +221,7 @@ class Caller:
             connection.core.forget(call)
             connection.push()
 
-    async def notify(self, method: str, *params: Any) -> None:
+    async def notify(self, method: str, /, *params: Any) -> None:
         """Send a notification: nobody answers, and nobody tells whether it arrived.
 
         See :meth:`hvrpc.msgpack.Client.notify` for what it raises.
@@ -246,6 +248,7 @@ class Caller:
     async def stream(
         self,
         method: str,
+        /,
         *params: Any,
         timeout: Timeout = UNSET,  # noqa: ASYNC109 (it bounds each item)
         window: int = WINDOW,
@@ -299,7 +302,7 @@ class Client(Caller):
         where = Address.parse(address)
         self.address = str(where)
         self._timeout = timeout
-        self._idempotent = frozenset(idempotent)
+        self._idempotent = names_of(idempotent)
         self._hello = hello
         self._service = Service.of(service, extensions or ())
         self._limits = limits

@@ -230,6 +230,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         if not self._not_reading and self._transport is not None:
             self._not_reading = True
             self._transport.pause_reading()
+            self.look_out()
 
     def _read_on(self) -> None:
         """Reading may go on, if it was stopped and there is room now."""
@@ -372,7 +373,10 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
                 seconds = self._heartbeat.dead_after
                 self.end(TimeoutError(f"the peer gave no sign of life for {seconds:g} s"))
                 return
-        if self._watchful or self._paused or self.core.waiting:
+        if self._not_reading and self.core.throttled:
+            self.core.reassure()
+            self.push()
+        if self._watchful or self._paused or self._not_reading or self.core.waiting:
             self.look_out()
 
     def _stalled(self, now: float) -> bool:

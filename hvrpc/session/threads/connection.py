@@ -50,6 +50,8 @@ SLICE: Final = 0.02
 """Seconds after which somebody who waits for room to send looks whether nobody reads any more."""
 STALLED_AFTER: Final = 30.0
 """Seconds without progress after which a peer that does not read is given up."""
+REASSURE: Final = 0.25
+"""Seconds between signs of life to a peer whose questions we do not read for the moment."""
 ABOUT_TO: Final = 1.0
 """Seconds in which a thread that is about to do something will have done it."""
 THROTTLED: Final = 0.05
@@ -86,6 +88,7 @@ class Connection(Generic[CoreT]):
         self.used_at = 0.0
         """When the last call began: what has rested for a while is looked at before it is used."""
         self.stopping = False
+        self.retired = False
         self.serving = 0
         """The number of the handler that the reading thread runs; 0 while it runs none."""
         self._heartbeat = heartbeat
@@ -102,6 +105,7 @@ class Connection(Generic[CoreT]):
         self._rest: memoryview | None = None
         self._blocked = False
         self._progress = 0.0
+        self._reassured = 0.0
         self._reader: object = None
         self._turn: LockType | None = None
         """Wakes the serving thread while it waits for the lead, or for work that is passed on."""
@@ -168,6 +172,8 @@ class Connection(Generic[CoreT]):
                 if rest is not None:
                     sent = send(rest, SEND_NOW)
                     self._progress = time.monotonic()
+                    if self._heartbeat is not None:
+                        self._heartbeat.heard()  # somebody takes what we send
                     if sent < len(rest):
                         self._rest = rest[sent:]
                         self._blocked = True
@@ -239,8 +245,7 @@ class Connection(Generic[CoreT]):
         now = time.monotonic()
         if deadline is not None and now >= deadline:
             return False
-        if now - self._progress > STALLED_AFTER:
-            self.end(TimeoutError(f"the peer has read nothing for {STALLED_AFTER:g} s"))
+        if self._is_stalled(now):
             return True
         seconds = SLICE if deadline is None else min(SLICE, deadline - now)
         if self._lead.acquire(False):
@@ -253,6 +258,31 @@ class Connection(Generic[CoreT]):
         else:
             self._io.wait(readable=False, writable=True, seconds=seconds)
         return True
+
+    def _is_stalled(self, now: float) -> bool:
+        """Something waits to be sent: end the connection if its peer has been silent for too long,
+        or has taken nothing for longer still."""
+        if now - self._progress > STALLED_AFTER:
+            self.end(TimeoutError(f"the peer has read nothing for {STALLED_AFTER:g} s"))
+        elif self._heartbeat is not None and (self._watchful or self.core.waiting):
+            self._ask_for_life(now, 0.0)
+        return self.ended
+
+    def _ask_for_life(self, now: float, silent_for: float) -> float:
+        """The peer is silent: ask it, or give it up. Returns seconds until the next look."""
+        heartbeat = self._heartbeat
+        if heartbeat is None:
+            return FOREVER
+        verdict = heartbeat.due(now, silent_for)
+        if verdict is Verdict.PING:
+            if self.core.ping():
+                self.push()
+                verdict = heartbeat.due(now)
+            else:
+                heartbeat.heard()  # a stranger: it cannot be asked
+        if verdict is Verdict.DEAD:
+            self.end(TimeoutError(f"the peer gave no sign of life for {heartbeat.dead_after:g} s"))
+        return heartbeat.interval if isinstance(verdict, Verdict) else verdict.seconds
 
     # --- Waiting for an answer -------------------------------------------------------------------
 
@@ -409,8 +439,8 @@ class Connection(Generic[CoreT]):
         )
         if writable:
             self.push()
-        elif time.monotonic() - self._progress > STALLED_AFTER:
-            self.end(TimeoutError(f"the peer has read nothing for {STALLED_AFTER:g} s"))
+        elif not readable:
+            self._is_stalled(time.monotonic())
         return readable and more and not self.ended
 
     def _overfull(self) -> bool:
@@ -451,22 +481,9 @@ class Connection(Generic[CoreT]):
         # Never longer than a heartbeat: whoever waits next relies on it.
         tick = FOREVER if self._heartbeat is None else self._heartbeat.interval
         if self._heartbeat is not None and (self._watchful or self.core.waiting):
-            verdict = self._heartbeat.due(now, self._io.tick)
-            if verdict is Verdict.PING:
-                if self.core.ping():
-                    self.push()
-                    verdict = self._heartbeat.due(now)
-                else:
-                    self._heartbeat.heard()  # a stranger: it cannot be asked
-            if verdict is Verdict.DEAD:
-                self.end(
-                    TimeoutError(
-                        f"the peer gave no sign of life for {self._heartbeat.dead_after:g} s"
-                    )
-                )
-                return True
-            if not isinstance(verdict, Verdict):
-                tick = verdict.seconds
+            tick = self._ask_for_life(now, self._io.tick)
+            if self.ended:
+                return False
         if deadline is not None:
             if now >= deadline:
                 return False
@@ -659,10 +676,14 @@ class Connection(Generic[CoreT]):
 
     def _wait_for_handler(self) -> None:
         """As many handlers run as may: read on when one of them has finished."""
-        if not self.ended:
-            self._handler_done.wait(THROTTLED)
+        if not self.ended and not self._handler_done.wait(THROTTLED):
+            now = time.monotonic()
+            if now - self._reassured > REASSURE:
+                self._reassured = now
+                self.core.reassure()
+                self.push()
         self._handler_done.clear()
-        self.core.throttled = False  # take() will say so if it still is
+        self.core.throttled = False  # digest() will say so if it still is
 
     def _wait_for_room(self) -> None:
         """So many answers wait to be sent that no more are made until the peer has taken some."""

@@ -178,8 +178,13 @@ class Session(Generic[CoreT]):
 
     def retire(self, connection: Connection[CoreT]) -> None:
         """Close a connection that takes no more calls, once its own are finished."""
-        if connection.core.draining and not connection.core.waiting:
-            connection.close()
+        if connection.core.draining and not connection.core.waiting and not connection.retired:
+            # Not here: closing waits a while for the other side, and callers should not.
+            connection.retired = True
+            closing = threading.Thread(target=connection.close, name="hvrpc-retire", daemon=True)
+            self._threads = [old for old in self._threads if old.is_alive()]
+            self._threads.append(closing)
+            closing.start()
 
     def _let_go(self, connection: Connection[CoreT]) -> None:
         """It takes no more calls. Whoever finishes the last of its calls closes it, or the end does:
