@@ -124,6 +124,8 @@ def _compile(rule: Rule) -> Callable[[Peer], bool]:
         return lambda peer: (peer.cid if kind == "cid" else peer.uid) == wanted
     if (vm := _vm_id(rule)) is not None:
         return lambda peer: peer.vm_id == vm
+    if not rule or "://" in rule or (colon and kind in ("cid", "uid")):
+        raise ValueError(f"{rule!r} is no rule: a VM's id or name, parent, cid:3, uid:1000 …")
     if rule.lower() in NAMED_VMS:
         raise ValueError(f"{rule!r} is not a place a call can come from")
     return lambda peer: peer.vm_name == rule

@@ -21,6 +21,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import struct
+import unicodedata
 from dataclasses import dataclass
 from functools import total_ordering
 from typing import ClassVar, Final, NoReturn, Self
@@ -72,6 +73,9 @@ _NAME_OF_CID: Final = {cid: name for name, cid in NAMED_CIDS.items()}
 AF_HYPERV: Final = 34
 SOCKADDR_HV: Final = struct.Struct("<HH16s16s")
 """USHORT Family; USHORT Reserved; GUID VmId; GUID ServiceId: 36 bytes."""
+
+_UNSPEAKABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Control characters, half characters and line ends: no name has those."""
 
 _GUID: Final = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE
@@ -219,7 +223,7 @@ class _Text:
             self.wrong(part, f"the percent-encoding of the {what} is not UTF-8")
         if re.search("%(?![0-9a-fA-F]{2})", part):
             self.wrong(part, f"a % in the {what} is written %25")
-        if not plain.isprintable() or plain != plain.strip():
+        if any(unicodedata.category(c) in _UNSPEAKABLE for c in plain) or plain != plain.strip():
             self.wrong(
                 part, f"the {what} holds a control character, or begins or ends with a space"
             )

@@ -89,9 +89,17 @@ class Vm:
         return "the host" if self.is_host else f"VM {self.name or self.id}"
 
 
+MAX_NAME: Final = 256
+"""Characters of a VM's name: Hyper-V takes no more, and the fabric's files are small."""
+
+
 def vm_called(name: str, fabric: str) -> Vm:
     """The VM that a process plays which was given this name, or id. Raises ValueError."""
     guid = UUID(name) if _GUID.fullmatch(name) else None
+    if not 0 < len(name) <= MAX_NAME or name != name.strip():
+        raise ValueError(
+            f"a VM's name has 1 to {MAX_NAME} characters and no space around it, not {name[:40]!r}"
+        )
     if name.lower() in NAMED_VMS or guid in NAMED_VMS.values():
         raise ValueError(f"no VM can be called {name!r}, which has a meaning of its own")
     return Vm(vm_id(fabric, name), name) if guid is None else Vm(guid)
@@ -509,7 +517,8 @@ def folder_of(name: str) -> str:
 
 def _root() -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if os.name == "posix" and runtime and os.path.isdir(runtime):
+    # A relative one means another folder for everybody, and is to be ignored (XDG says so).
+    if os.name == "posix" and runtime and os.path.isabs(runtime) and os.path.isdir(runtime):
         return os.path.join(runtime, "hvrpc")
     user = f"-{os.geteuid()}" if os.name == "posix" else ""
     return os.path.join(tempfile.gettempdir(), f"hvrpc{user}")

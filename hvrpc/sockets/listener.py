@@ -29,6 +29,9 @@ from .stream import Stream
 
 logger = logging.getLogger("hvrpc.sockets")
 
+LONGEST_WAIT = 86_400.0
+"""Seconds of one wait: systems refuse much longer ones."""
+
 
 class Endpoint(ABC):
     """What a family gives to a listener: a listening socket, and what belongs to it."""
@@ -71,6 +74,7 @@ class Listener:
         self._options = options
         self._access = access
         self._closed = False
+        self._process = os.getpid()
         self._closing = threading.Lock()
         self._wait = _make_wait(self._socket)
 
@@ -109,16 +113,18 @@ class Listener:
         )
 
     def _accept_socket(self, deadline: float | None) -> tuple[socket.socket, object]:
+        looked = False  # at least once, also without any time to wait
         while True:
             if self._closed:
                 raise self._closed_error()
             left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            if left is not None and left <= 0 and looked:
                 raise TransportTimeout(
                     str(self.address), operation=causes.ACCEPT, cause="nobody called in time"
                 )
+            looked = True
             try:
-                if not self._wait.ready(left):
+                if not self._wait.ready(None if left is None else min(max(left, 0), LONGEST_WAIT)):
                     continue
                 sock, name = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError, TimeoutError):
@@ -150,6 +156,11 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening, and wake threads that wait in :meth:`accept`. May be called twice."""
+        if self._process != os.getpid():
+            # After a fork, in the child: the listener is the parent's, and only our copy is ended.
+            self._closed = True
+            self._socket.close()
+            return
         with self._closing:
             if self._closed:
                 return

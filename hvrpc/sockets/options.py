@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LONGEST_DRAIN = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -24,6 +26,14 @@ class Options:
     """Seconds that closing waits for the other side to close too."""
     remote_tcp_without_tls: bool = False
     """Let `listen("tcp://…")` be reached from other machines although nothing is encrypted."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drain <= LONGEST_DRAIN:
+            raise ValueError(f"drain is 0 to {LONGEST_DRAIN:g} seconds, not {self.drain!r}")
+        for name in ("send_buffer", "receive_buffer"):
+            size = getattr(self, name)
+            if size is not None and not (isinstance(size, int) and 0 < size < 2**31):
+                raise ValueError(f"{name} is a number of bytes below 2**31, not {size!r}")
 
 
 DEFAULT = Options()

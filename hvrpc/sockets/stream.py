@@ -7,6 +7,7 @@ gone, and a close that loses nothing.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import threading
@@ -56,6 +57,7 @@ class Stream:
         self.options: Final = options
         self._closing = threading.Lock()
         self._closed = False
+        self._process = os.getpid()
         self._write_ended = False
 
     # --- Bytes ---------------------------------------------------------------------------------
@@ -188,6 +190,8 @@ class Stream:
         then closes. A Hyper-V socket that is closed at once may lose what is still on its way.
         Wakes threads that wait in this stream. May be called twice, and by any thread.
         """
+        if self._is_a_copy():
+            return
         with self._closing:
             if self._closed:
                 return
@@ -198,10 +202,13 @@ class Stream:
                 self._drain()
             except (OSError, ValueError):
                 pass  # the other side is gone already: there is nothing to lose
-            self._close_now()
+            finally:
+                self._close_now()
 
     def abort(self) -> None:
         """End the connection at once; what is on its way may be lost."""
+        if self._is_a_copy():
+            return
         with self._closing:
             if not self._closed:
                 self._closed = True
@@ -212,6 +219,14 @@ class Stream:
         with self._closing:
             self._closed = True
             return self.socket
+
+    def _is_a_copy(self) -> bool:
+        """After a fork, in the child: the connection is the parent's, and only our copy is ended."""
+        if self._process == os.getpid():
+            return False
+        self._closed = True
+        self.socket.close()
+        return True
 
     def _close_now(self) -> None:
         try:

@@ -39,6 +39,8 @@ _HOME: Final = {
 
 
 def __getattr__(name: str) -> object:
+    if name in _HOME.values():  # hvrpc.testing.faults and the like
+        return importlib.import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

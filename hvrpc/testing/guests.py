@@ -121,11 +121,18 @@ class Guest:
 
     def pause(self) -> None:
         """Let it stand still, like a paused VM: it neither answers nor ends its connections."""
+        self._check_alive("paused")
         _pause(self._current.pid)
 
     def resume(self) -> None:
         """Let it go on."""
+        self._check_alive("resumed")
         _resume(self._current.pid)
+
+    def _check_alive(self, what: str) -> None:
+        """The number of a process that has ended may be somebody else's by now."""
+        if not self.alive:
+            raise RuntimeError(f"guest {self.name!r} does not run, and cannot be {what}")
 
     def wait(self, timeout: float = READY_TIMEOUT) -> None:
         """Wait until it has ended by itself.

@@ -299,6 +299,29 @@ class Contract(BasicContract):
         assert call.result() == "slow"
         assert client.connections == 1
 
+    def test_server_that_takes_no_more_calls_is_never_given_up(self, pair: Pair) -> None:
+        """It reads nothing then, our questions included."""
+        serving = pair.server(limits=Limits(in_flight=2))
+        client = pair.client(serving.url, dead_after=QUICK_DEATH)
+        names = ["a", "b", "c", "d"]
+        calls = [Background(lambda name=name: client.call("hold", name)) for name in names]
+        wait_until(lambda: serving.tools.inside == 2, "two of them are carried out")
+        calls[0].thread.join(QUICK_DEATH * 4)
+        serving.tools._let_go(*names)
+        assert [call.result() for call in calls] == names
+        assert client.connections == 1
+
+    def test_silent_peer_is_given_up_though_a_message_is_half_sent(self, pair: Pair) -> None:
+        serving = pair.server()
+        link = pair.enter(Link(serving.url))
+        client = pair.client(str(link.address), dead_after=QUICK_DEATH, timeout=WAIT)
+        client.call("echo", 1)
+        link.stall()
+        with pytest.raises(ConnectionLost, match="no sign of life"):
+            client.call("echo", bytes(32 * 1024 * 1024))
+        link.resume()
+        assert client.call("echo", 2) == 2
+
     @pytest.mark.parametrize("hello", [True, False])
     def test_stranger_is_not_pinged(self, pair: Pair, hello: bool) -> None:
         """It may be as slow as it likes: it cannot be asked, so it is not given up."""

@@ -133,8 +133,8 @@ class AsyncTools(Tools):
 class ClientSide(Protocol):
     """A client, as the tests see it."""
 
-    def call(self, method: str, *params: Any, **settings: Any) -> Any: ...
-    def notify(self, method: str, *params: Any) -> None: ...
+    def call(self, method: str, /, *params: Any, **settings: Any) -> Any: ...
+    def notify(self, method: str, /, *params: Any) -> None: ...
     def close(self, grace: float = ...) -> None: ...
     @property
     def connections(self) -> int: ...
@@ -266,10 +266,10 @@ class AioClient:
     loop: LoopThread
     client: hvrpc.msgpack.aio.Client
 
-    def call(self, method: str, *params: Any, **settings: Any) -> Any:
+    def call(self, method: str, /, *params: Any, **settings: Any) -> Any:
         return self.loop.run(self.client.call(method, *params, **settings))
 
-    def notify(self, method: str, *params: Any) -> None:
+    def notify(self, method: str, /, *params: Any) -> None:
         self.loop.run(self.client.notify(method, *params))
 
     def close(self, grace: float = 5.0) -> None:
