@@ -174,6 +174,11 @@ async def close(server: Server) -> None:
     await server.settle()
 
 
+async def take_no_more_calls(server: Server) -> None:
+    server.core.reassure()
+    await server.settle()
+
+
 async def run_out_of_grace(server: Server) -> None:
     # Only the message: what it cancels besides would be answered to a stream that is shut down.
     server.core.notify(core.GOODBYE, ({"unfinished": list(server.core.active)},))
@@ -183,6 +188,7 @@ async def run_out_of_grace(server: Server) -> None:
 HAPPENINGS: dict[str, Callable[[Server], Awaitable[None]]] = {
     "after the hello": say_hello,
     "only divide is offered": offer_only_divide,
+    "the server takes no more calls for a while": take_no_more_calls,
     "the server is closed": close,
     "its grace is over": run_out_of_grace,
 }

@@ -341,6 +341,8 @@ class Connection(Generic[CoreT]):
                 except BlockingIOError:
                     if not self._silence(deadline):
                         return False
+                    if call.done:
+                        return True
                     continue
                 except OSError as error:
                     self.end(error)
@@ -483,7 +485,7 @@ class Connection(Generic[CoreT]):
         if self._heartbeat is not None and (self._watchful or self.core.waiting):
             tick = self._ask_for_life(now, self._io.tick)
             if self.ended:
-                return False
+                return True  # and with it every call has
         if deadline is not None:
             if now >= deadline:
                 return False

@@ -182,9 +182,9 @@ class Session(Generic[CoreT]):
             # Not here: closing waits a while for the other side, and callers should not.
             connection.retired = True
             closing = threading.Thread(target=connection.close, name="hvrpc-retire", daemon=True)
+            closing.start()
             self._threads = [old for old in self._threads if old.is_alive()]
             self._threads.append(closing)
-            closing.start()
 
     def _let_go(self, connection: Connection[CoreT]) -> None:
         """It takes no more calls. Whoever finishes the last of its calls closes it, or the end does:
