@@ -251,7 +251,7 @@ def test_ci_that_is_interrupted_has_failed(
 
     monkeypatch.setattr(run, "run_stage", run_stage)
     monkeypatch.setattr(
-        run, "stages", lambda python, also: [run.Stage(["lint"], sys.executable, 1)]
+        run, "stages", lambda python, also, rigs: [run.Stage(["lint"], sys.executable, 1)]
     )
     monkeypatch.setattr(run, "signal", SimpleNamespace(signal=lambda *_: None, SIGTERM=15))
     assert run.ci(run.Call(Path(sys.executable), sys.executable, [])) == 1
@@ -261,6 +261,14 @@ def test_ci_that_is_interrupted_has_failed(
 def test_ci_tests_on_a_second_python_if_there_is_one(run: ModuleType) -> None:
     tested = [stage.python for stage in run.stages("one", "two") if stage.command == ["test"]]
     assert tested == ["one", "two"]
+
+
+def test_ci_runs_the_rigs_only_if_asked(run: ModuleType) -> None:
+    def rigs(asked: bool) -> list[list[str]]:
+        return [each.command for each in run.stages("one", None, asked) if "rigs" in each.command]
+
+    assert rigs(False) == []
+    assert rigs(True) == [["rigs", name] for name in run.RIGS]
 
 
 @pytest.mark.skipif(
