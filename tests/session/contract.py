@@ -6,6 +6,7 @@ Subclasses run with the `pair` that a fixture gives them; see `test_contract`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import socket
 import threading
@@ -304,7 +305,7 @@ class Contract(BasicContract):
         serving = pair.server(limits=Limits(in_flight=2))
         client = pair.client(serving.url, dead_after=QUICK_DEATH)
         names = ["a", "b", "c", "d"]
-        calls = [Background(lambda name=name: client.call("hold", name)) for name in names]
+        calls = [Background(functools.partial(client.call, "hold", name)) for name in names]
         wait_until(lambda: serving.tools.inside == 2, "two of them are carried out")
         calls[0].thread.join(QUICK_DEATH * 4)
         serving.tools._let_go(*names)
