@@ -142,6 +142,7 @@ class MsgpackCore(Core):
         self._ids = itertools.count(1)
         self._unfinished: frozenset[int] | None = None
         self._in_flight = limits.in_flight
+        self._said_farewell = False
 
     # --- Receiving -----------------------------------------------------------------------------
 
@@ -758,6 +759,11 @@ class MsgpackCore(Core):
             code = _code_of(error)
             message, data = error.message, error.data
         elif type(error).__name__ == "CancelledError":  # of asyncio, or of concurrent.futures
+            if self._said_farewell and number is not None:
+                # It was we who ended it. Its caller knows that from our last word, and no answer
+                # may follow that.
+                self.active.pop(number, None)
+                return
             code, message = CANCELLED, "the caller has cancelled it"
         else:
             code, message = METHOD_RAISED, _words(error)
@@ -857,6 +863,7 @@ class MsgpackCore(Core):
             self.notify(GOODBYE, ({},))
 
     def farewell(self) -> None:
+        self._said_farewell = True
         if self.is_ours:
             self.notify(GOODBYE, ({"unfinished": list(self.active)},))
         for running in list(self.active.values()):
