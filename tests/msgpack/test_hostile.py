@@ -432,8 +432,8 @@ class TestHostileServers:
             peer.send([1, peer.next()[1], None, {"hvrpc": 1}])
             _, number, _, _ = peer.next()
             try:
-                for _ in range(100):
-                    peer.send(pack([2, "$/item", [number, bytes(10_000)]]))
+                # In one piece: nobody can consume them as fast as they come.
+                peer.send(pack([2, "$/item", [number, bytes(100)]]) * 100)
             except OSError:
                 return
             peer.rest()
