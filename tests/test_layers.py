@@ -63,7 +63,8 @@ def modules() -> list[str]:
     """Every module of hvrpc by its name without "hvrpc.": `sockets.local`, `errors`."""
     files = PACKAGE.rglob("*.py")
     names = {".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in files}
-    return sorted(names - {"__init__"})  # the top exports what users need, from any layer
+    # The top exports what users need, from any layer; `__main__` is a name for the command line.
+    return sorted(names - {"__init__", "__main__"})
 
 
 def layer_of(module: str) -> str | None:
