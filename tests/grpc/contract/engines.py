@@ -1,0 +1,102 @@
+"""Who can carry gRPC. A further engine is a further row of `ENGINES`."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+GRPCIO = "grpcio"
+NATIVE = "native"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A module with grpcio's functions, and how it spells the path of a UNIX socket."""
+
+    name: str
+    module: str
+    target: str
+    """With a place for the path."""
+    wants: tuple[str, ...]
+    """What of the module has to exist; otherwise it is not there yet."""
+    peer: str
+    """A pattern of what `context.peer()` says about a caller on a UNIX socket."""
+    keeps: str | None = None
+    """What it leaves behind for the rest of the process; None if it cleans up."""
+
+    def load(self) -> Any:
+        return importlib.import_module(self.module)
+
+    def at(self, path: object) -> str:
+        return self.target.format(path)
+
+    def missing(self) -> str | None:
+        """Why it cannot be tried; None if it can."""
+        if not hasattr(socket, "AF_UNIX"):
+            return "needs UNIX sockets, which Python has on POSIX only: run on Linux"
+        try:
+            module = self.load()
+        except ImportError as error:
+            return f"{self.module} cannot be imported: {error}"
+        return next(
+            (f"{self.module} has no {name} yet" for name in self.wants if not _has(module, name)),
+            None,
+        )
+
+
+def _has(module: ModuleType, name: str) -> bool:
+    try:
+        return hasattr(module, name)
+    except ImportError:  # names that are loaded when they are used
+        return False
+
+
+_C_CORE_KEEPS = "grpcio's C core keeps threads and descriptors for the whole process"
+
+BLOCKING: dict[str, Engine] = {
+    GRPCIO: Engine(
+        GRPCIO, "grpc", "unix:{}", ("insecure_channel", "server"), r"unix:", _C_CORE_KEEPS
+    ),
+    NATIVE: Engine(NATIVE, "hvrpc.grpc", "unix://{}", ("insecure_channel", "server"), r"unix:"),
+}
+
+ASYNCIO: dict[str, Engine] = {
+    GRPCIO: Engine(
+        GRPCIO, "grpc.aio", "unix:{}", ("insecure_channel", "server"), r"unix:", _C_CORE_KEEPS
+    ),
+    NATIVE: Engine(NATIVE, "hvrpc.grpc.aio", "unix://{}", ("insecure_channel", "server"), r"unix:"),
+}
+
+
+def pairs(
+    engines: dict[str, Engine],
+    *,
+    mixed: bool = True,
+    wanted: Callable[[str], bool] = lambda _: True,
+) -> list[Any]:
+    """Parameters: who calls and who serves. Those that cannot be tried are skipped with a reason."""
+    chosen = [
+        (calling, serving)
+        for calling in engines
+        for serving in engines
+        if (mixed or calling == serving) and (wanted(calling) or wanted(serving))
+    ]
+    return [_pair(engines[calling], engines[serving]) for calling, serving in chosen]
+
+
+def _pair(calling: Engine, serving: Engine) -> Any:
+    marks: list[pytest.MarkDecorator] = []
+    reason = calling.missing() or serving.missing()
+    if reason:
+        marks.append(pytest.mark.skip(reason=reason))
+    keeps = calling.keeps or serving.keeps
+    if keeps:
+        marks.append(pytest.mark.may_leave(keeps))
+    name = f"{calling.name} calls {serving.name}"
+    return pytest.param((calling, serving), id=name, marks=marks)
