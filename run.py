@@ -22,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -260,8 +261,15 @@ def demo(given: Call) -> int:
     return call([given.python, "examples/demo.py", *given.arguments])
 
 
+WORKERS_PER_PROCESSOR = 2
+"""Many tests wait for a while to pass: with one for each, processors would wait with them."""
+
+
 def test(given: Call) -> int:
-    code = given.module("pytest", *given.arguments)
+    """Without arguments the whole suite, on all processors; with arguments just what they say."""
+    workers = WORKERS_PER_PROCESSOR * (os.cpu_count() or 1)
+    parallel = ["-q", "-n", str(workers), "--dist", "worksteal"]
+    code = given.module("pytest", *(given.arguments or parallel))
     if code == PYTEST_FOUND_NO_TESTS:
         say("no test was run: nothing is proved by that")
     return code
@@ -344,6 +352,10 @@ class Rig:
     script: str
     kind: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
+
+    @property
+    def on_windows(self) -> bool:
+        return "windows" in self.script
 
 
 CONTRACTS = (
@@ -443,7 +455,7 @@ def env(given: Call) -> int:
 # --- Everything, as CI does it ------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
     command: list[str]
     python: str
@@ -455,19 +467,19 @@ class Stage:
         return f"{' '.join(self.command)} ({look_at(self.python).name})"
 
 
-def stages(python: str, also: str | None, rigs: bool = False) -> list[Stage]:
-    result = [
-        Stage(["interop-peers"], python, 5),
-        Stage(["lint"], python, 4),
-        Stage(["types"], python, 6),
-        Stage(["test"], python, 11),
+def plan(python: str, also: str | None, rigs: bool = False) -> list[list[list[Stage]]]:
+    """The steps of CI. A step is one or more lanes, which run beside each other; a lane is stages."""
+    pythons = [python, *([also] if also else [])]
+    steps = [
+        [[Stage(["interop-peers"], python, 5)], [Stage(["env"], each, 5) for each in pythons]],
+        [[Stage(["lint"], python, 4)], [Stage(["types"], python, 6)]],
+        *([[Stage(["test"], each, 11)]] for each in pythons),
     ]
-    if also:
-        result.append(Stage(["test"], also, 11))
-    result += [Stage(["build"], python, 3), Stage(["smoke"], python, 3)]
-    if rigs:
-        result += [Stage(["rigs", name], python, 8) for name in RIGS]
-    return result
+    wheel = [Stage(["build"], python, 3), Stage(["smoke"], python, 3)]
+    by_kind = [[name for name in RIGS if RIGS[name].on_windows == kind] for kind in (True, False)]
+    of_rigs = [[Stage(["rigs", name], python, 8) for name in names] for names in by_kind]
+    steps.append([wheel + of_rigs[0], of_rigs[1]] if rigs else [wheel])
+    return steps
 
 
 def ci(given: Call) -> int:
@@ -478,14 +490,21 @@ def ci(given: Call) -> int:
     # CI ends us with SIGTERM, and must not leave a stage behind either.
     signal.signal(signal.SIGTERM, interrupted)
     started = time.monotonic()
-    wanted = stages(given.base, also, rigs)
-    done: list[tuple[str, float, int]] = []
+    steps = plan(given.base, also, rigs)
+    done: dict[Stage, tuple[float, int]] = {}
     try:
-        for stage in wanted:
-            done.append((stage.name, *run_stage(stage)))  # noqa: PERF401 what is done is kept
+        for lanes in steps:
+            run_step(lanes, done)
     except KeyboardInterrupt:
-        done += [(stage.name, 0.0, INTERRUPTED) for stage in wanted[len(done) :]]
-    return report(done, time.monotonic() - started)
+        pass
+    not_run = 0.0, INTERRUPTED
+    results = [
+        (stage.name, *done.get(stage, not_run))
+        for lanes in steps
+        for lane in lanes
+        for stage in lane
+    ]
+    return report(results, time.monotonic() - started)
 
 
 def interrupted(number: int, frame: object) -> None:
@@ -521,22 +540,74 @@ def _outcome(code: int) -> str:
     return named.get(code, f"FAILED (exit code {code})")
 
 
-def run_stage(stage: Stage) -> tuple[float, int]:
-    """Run a chore as a process of its own, with everything it starts, for a limited time."""
-    words = ["run.py", "--python", stage.python, *stage.command]
-    print(f"\n=== python3 {' '.join(words)}", flush=True)
-    started = time.monotonic()
-    command = [sys.executable, str(ROOT / "run.py"), *words[1:]]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=not WINDOWS)
+class Running:
+    """A chore as a process of its own, with everything it starts, for a limited time."""
+
+    def __init__(self, stage: Stage, lane: Sequence[Stage], aside: bool) -> None:
+        """Its output is kept aside until it has ended, if others run at the same time."""
+        words = ["run.py", "--python", stage.python, *stage.command]
+        self.stage = stage
+        self.lane = lane
+        self.title = f"=== python3 {' '.join(words)}"
+        self.started = time.monotonic()
+        self.output = tempfile.TemporaryFile() if aside else None  # noqa: SIM115 closed when shown
+        print(f"\n{self.title}{' (its output follows later)' if aside else ''}", flush=True)
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "run.py"), *words[1:]],
+            cwd=ROOT,
+            stdout=self.output,
+            stderr=subprocess.STDOUT if aside else None,
+            start_new_session=not WINDOWS,
+        )
+
+    def code(self) -> int | None:
+        """How it ended, if it has; it is ended when its time is up."""
+        code = self.process.poll()
+        if code is None and time.monotonic() > self.started + self.stage.minutes * 60:
+            say(f"ended after {self.stage.minutes:g} minutes, its time limit: {self.stage.name}")
+            self.end()
+            return _TIME_LIMIT_REACHED
+        return code
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            end_group(self.process)
+
+    def show_output(self) -> None:
+        if self.output is None:
+            return
+        print(f"\n{self.title}: its output", flush=True)
+        with self.output:
+            self.output.seek(0)
+            shutil.copyfileobj(self.output, sys.stdout.buffer)
+        sys.stdout.flush()
+
+
+def run_step(lanes: Sequence[Sequence[Stage]], done: dict[Stage, tuple[float, int]]) -> None:
+    """Run the stages of several lanes, and note of each that has ended its time and exit code."""
+    aside = len(lanes) > 1
+    left = [list(lane) for lane in lanes]
+    running: list[Running] = []
     try:
-        code = process.wait(stage.minutes * 60)
-    except subprocess.TimeoutExpired:
-        say(f"ended after {stage.minutes:g} minutes, its time limit")
-        code = _TIME_LIMIT_REACHED
+        while running or any(left):
+            for lane in left:
+                if lane and not any(each.lane is lane for each in running):
+                    running.append(Running(lane.pop(0), lane, aside))
+            time.sleep(_PAUSE)
+            for each in list(running):
+                code = each.code()
+                if code is not None:
+                    running.remove(each)
+                    each.show_output()
+                    done[each.stage] = time.monotonic() - each.started, code
     finally:
-        if process.poll() is None:
-            end_group(process)
-    return time.monotonic() - started, code
+        for each in running:
+            each.end()
+            each.show_output()
+
+
+_PAUSE = 0.1
+"""Seconds between two looks at what runs."""
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -567,7 +638,7 @@ SUITE = ("all", "group:test")
 
 CHORES = {
     "demo": Chore("see it work: a host and a guest, without a hypervisor", demo, (), True),
-    "test": Chore("the whole test suite; takes pytest's arguments", test, SUITE, True),
+    "test": Chore("the whole test suite, or with pytest's arguments a part", test, SUITE, True),
     "lint": Chore("ruff: mistakes and format", lint, ("group:lint",)),
     "types": Chore("mypy --strict and pyright", types, (*SUITE, "group:lint")),
     "build": Chore("wheel and source distribution, in dist/", build, ("group:build",)),
@@ -576,7 +647,9 @@ CHORES = {
     "interop-peers": Chore("get the foreign programs some tests need", interop_peers, None, True),
     "docs": Chore("write the tables that docs/ takes from the code", docs, (), True),
     "env": Chore(
-        "make the environment with everything, and tell where", env, (*SUITE, "group:lint")
+        "make the environment with everything, and tell where",
+        env,
+        (*SUITE, "group:lint", "group:build"),
     ),
     "ci": Chore("all of it in order, with times: [--also PYTHON]", ci, None, True),
 }

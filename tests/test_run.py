@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
-import subprocess
 import sys
 import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -246,29 +246,71 @@ def test_the_last_line_of_ci_is_a_summary(
 def test_ci_that_is_interrupted_has_failed(
     run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_stage(stage: object) -> tuple[float, int]:
+    def run_step(lanes: object, done: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "run_stage", run_stage)
+    monkeypatch.setattr(run, "run_step", run_step)
     monkeypatch.setattr(
-        run, "stages", lambda python, also, rigs: [run.Stage(["lint"], sys.executable, 1)]
+        run, "plan", lambda python, also, rigs: [[[run.Stage(["lint"], sys.executable, 1)]]]
     )
     monkeypatch.setattr(run, "signal", SimpleNamespace(signal=lambda *_: None, SIGTERM=15))
     assert run.ci(run.Call(Path(sys.executable), sys.executable, [])) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith("ci FAILED: lint")
 
 
+def stages_of(steps: list[list[list[Any]]]) -> list[Any]:
+    return [stage for lanes in steps for lane in lanes for stage in lane]
+
+
 def test_ci_tests_on_a_second_python_if_there_is_one(run: ModuleType) -> None:
-    tested = [stage.python for stage in run.stages("one", "two") if stage.command == ["test"]]
-    assert tested == ["one", "two"]
+    stages = stages_of(run.plan("one", "two"))
+    assert [stage.python for stage in stages if stage.command == ["test"]] == ["one", "two"]
+
+
+def test_ci_makes_no_two_stages_that_install_something_at_once(run: ModuleType) -> None:
+    """An environment is changed by one stage at a time; later ones find it complete."""
+    [[peers], environments], *_ = run.plan("one", "two")
+    assert peers.command == ["interop-peers"]
+    assert [stage.command for stage in environments] == [["env"], ["env"]]
+    complete = set(run.CHORES["env"].wants)
+    assert all(set(chore.wants or ()) <= complete for chore in run.CHORES.values())
 
 
 def test_ci_runs_the_rigs_only_if_asked(run: ModuleType) -> None:
     def rigs(asked: bool) -> list[list[str]]:
-        return [each.command for each in run.stages("one", None, asked) if "rigs" in each.command]
+        stages = stages_of(run.plan("one", None, asked))
+        return [stage.command for stage in stages if "rigs" in stage.command]
 
     assert rigs(False) == []
-    assert rigs(True) == [["rigs", name] for name in run.RIGS]
+    assert sorted(rigs(True)) == sorted(["rigs", name] for name in run.RIGS)
+
+
+def test_the_lanes_of_a_step_run_beside_each_other(
+    run: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Each waits for the other one; and what they print is not mixed."""
+    (tmp_path / "run.py").write_text(
+        "import sys, pathlib, time\n"
+        "name, other, code = sys.argv[-3:]\n"
+        "print(name, 'begins', flush=True)\n"
+        "pathlib.Path(name).touch()\n"
+        "while not pathlib.Path(other).exists(): time.sleep(0.01)\n"
+        "print(name, 'ends')\n"
+        "sys.exit(int(code))\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    words = [["one", "two", "0"], ["three", "one", "3"], ["two", "one", "0"]]
+    one, three, two = (run.Stage(each, sys.executable, 1) for each in words)
+    done: dict[Any, tuple[float, int]] = {}
+    run.run_step([[one, three], [two]], done)
+    assert [done[each][1] for each in (one, three, two)] == [0, 3, 0]
+    lines = capfd.readouterr().out.splitlines()
+    for name in ("one", "two", "three"):
+        assert lines.index(f"{name} begins") + 1 == lines.index(f"{name} ends")
 
 
 @pytest.mark.skipif(
@@ -287,18 +329,18 @@ def test_a_stage_that_hangs_is_ended_with_everything_it_started(
     )
     pid_file = tmp_path / "pid"
 
-    class Impatient(subprocess.Popen[bytes]):
-        def wait(self, timeout: float | None = None) -> int:
-            if timeout is None:
-                return super().wait()
+    class Impatient(run.Running):  # type: ignore[misc, name-defined]
+        def code(self) -> int | None:
             until(lambda: pid_file.exists() and pid_file.read_text().endswith("."))
-            raise subprocess.TimeoutExpired("run.py", timeout)
+            self.started -= 60.0
+            return super().code()  # type: ignore[no-any-return]
 
-    stand_in = SimpleNamespace(Popen=Impatient, TimeoutExpired=subprocess.TimeoutExpired)
-    monkeypatch.setattr(run, "subprocess", stand_in)
+    monkeypatch.setattr(run, "Running", Impatient)
     monkeypatch.setattr(run, "ROOT", tmp_path)
-    _, code = run.run_stage(run.Stage(["anything"], sys.executable, 1))
-    assert code == 124
+    stage = run.Stage(["anything"], sys.executable, 1)
+    done: dict[Any, tuple[float, int]] = {}
+    run.run_step([[stage]], done)
+    assert done[stage][1] == 124
     stat = Path("/proc", pid_file.read_text().rstrip("."), "stat")
     until(lambda: is_gone(stat))
 
@@ -316,6 +358,20 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "this did not come about"
         time.sleep(0.01)
+
+
+def test_the_whole_suite_runs_on_all_processors_and_a_part_as_asked(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Recorder()
+    monkeypatch.setattr(run, "call", calls)
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 3)
+    for arguments in ([], ["-k", "some"]):
+        run.test(run.Call(Path("python"), sys.executable, arguments))
+    assert calls.commands == [
+        "python -m pytest -q -n 6 --dist worksteal",
+        "python -m pytest -k some",
+    ]
 
 
 def test_no_test_run_is_not_a_success(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,7 +142,9 @@ def test_a_function_of_the_main_script_can_be_a_guest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", [lambda: None, threading.Event().wait, Box().inside.__get__], ids=repr
+    "target",
+    [lambda: None, threading.Event().wait, Box().inside.__get__],
+    ids=["a lambda", "a method of an object", "a method of a function"],
 )
 def test_what_another_process_cannot_import_is_refused(
     hvrpc_fabric: Fabric, target: object
