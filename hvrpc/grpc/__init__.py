@@ -1,0 +1,1 @@
+"""gRPC on a VM socket: grpcio's API on an engine of our own."""
