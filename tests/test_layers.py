@@ -41,7 +41,15 @@ PROTOCOLS = ("http2", "msgpack.wire")
 KNOWN_TO_PROTOCOLS = {"errors", "msgpack.values"}
 """All of hvrpc that a protocol's core may know: it does not care what carries its bytes."""
 
-SANS_IO = (*PROTOCOLS, "msgpack.values", *ONE_LAYER, "session.core", "session.state")
+SANS_IO = (
+    *PROTOCOLS,
+    "msgpack.values",
+    *ONE_LAYER,
+    "session.core",
+    "session.state",
+    *(f"grpc.{name}" for name in ("status", "timeouts", "metadata", "messages", "options")),
+    "grpc.service_config",
+)
 """Modules that decide, and leave acting to others."""
 IO_MODULES = {
     "_thread",
