@@ -3,6 +3,9 @@
     HvrpcError
     ├── AddressError                 you: the address is wrong
     ├── UnsupportedError             you: this machine cannot do that (it names what is missing)
+    ├── UnknownName                  you: no VM, or no service, has this name; or several have
+    ├── RegistrationError            you: a service cannot be registered, or removed, like that
+    ├── PrivilegeError               an administrator: `command` does it with the privileges it needs
     ├── TransportError               a socket failed: names address, operation, cause and remedy
     │   ├── ConnectError             nothing was sent
     │   │   ├── ConnectTimeout         nobody answered in time
@@ -81,6 +84,93 @@ class UnsupportedError(HvrpcError):
 
 def _unsupported_error(address: str, operation: str, problem: str, remedy: str) -> UnsupportedError:
     return UnsupportedError(address, operation=operation, problem=problem, remedy=remedy)
+
+
+class UnknownName(HvrpcError, LookupError):
+    """A name stands for no VM, or no service, or for several: `candidates` lists those."""
+
+    SHOWN = 10
+    """Candidates that the text lists."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        operation: str,
+        problem: str,
+        candidates: Sequence[str] = (),
+        remedy: str,
+    ) -> None:
+        super().__init__(address, operation, problem)
+        self.address = address
+        self.operation = operation
+        self.problem = problem
+        self.candidates = tuple(candidates)
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        shown = list(self.candidates[: self.SHOWN])
+        if more := len(self.candidates) - len(shown):
+            shown.append(f"{more} more")
+        there = f" ({', '.join(shown)})" if shown else ""
+        return f"{self.operation} {self.address}: {self.problem}{there}; {self.remedy}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        told = (self.address, self.operation, self.problem, self.candidates, self.remedy)
+        return (_unknown_name, told)
+
+
+def _unknown_name(
+    address: str, operation: str, problem: str, candidates: Sequence[str], remedy: str
+) -> UnknownName:
+    return UnknownName(
+        address, operation=operation, problem=problem, candidates=candidates, remedy=remedy
+    )
+
+
+class RegistrationError(HvrpcError):
+    """A service cannot be registered, or removed, like that. Nothing was changed."""
+
+    def __init__(self, service: str, *, operation: str, problem: str, remedy: str) -> None:
+        super().__init__(service, operation, problem, remedy)
+        self.service = service
+        self.operation = operation
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.service}: {self.problem}; {self.remedy}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_registration_error, (self.service, self.operation, self.problem, self.remedy))
+
+
+def _registration_error(
+    service: str, operation: str, problem: str, remedy: str
+) -> RegistrationError:
+    return RegistrationError(service, operation=operation, problem=problem, remedy=remedy)
+
+
+class PrivilegeError(HvrpcError, PermissionError):
+    """The system allows this to an administrator only. `command` does it, with those privileges."""
+
+    def __init__(self, operation: str, *, problem: str, remedy: str, command: str = "") -> None:
+        super().__init__(errno.EACCES, problem)
+        self.operation = operation
+        self.problem = problem
+        self.remedy = remedy
+        self.command = command
+
+    def __str__(self) -> str:
+        text = f"{self.operation}: {self.problem}; {self.remedy}"
+        return f"{text}: {self.command}" if self.command else text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_privilege_error, (self.operation, self.problem, self.remedy, self.command))
+
+
+def _privilege_error(operation: str, problem: str, remedy: str, command: str) -> PrivilegeError:
+    return PrivilegeError(operation, problem=problem, remedy=remedy, command=command)
 
 
 class TransportError(HvrpcError, OSError):

@@ -32,12 +32,15 @@ from hvrpc.errors import (
     OpenFailed,
     Outcome,
     PeerGone,
+    PrivilegeError,
     ProtocolError,
+    RegistrationError,
     RemoteError,
     SessionClosed,
     StreamClosed,
     TransportError,
     TransportTimeout,
+    UnknownName,
     UnsupportedError,
 )
 
@@ -91,6 +94,8 @@ BUILTIN_BASES: list[tuple[type[HvrpcError], str]] = [
     (PeerGone, "ConnectionError"),
     (StreamClosed, "OSError"),
     (AccessDenied, "PermissionError"),
+    (PrivilegeError, "PermissionError"),
+    (UnknownName, "LookupError"),
     (ConnectionLost, "ConnectionError"),
     (DeadlineExceeded, "TimeoutError"),
     (OpenFailed, "ConnectionError"),
@@ -126,6 +131,33 @@ SAMPLES: list[tuple[Callable[[], HvrpcError], str]] = [
         ),
         "listen on vsock://2/5: no vsock here; use Linux",
     ),
+    (
+        lambda: UnknownName(
+            "hvsock://web/5",
+            operation="connect to",
+            problem="several VMs are called 'web'",
+            candidates=["web (1)", "web (2)"],
+            remedy="give the id",
+        ),
+        "connect to hvsock://web/5: several VMs are called 'web' (web (1), web (2)); give the id",
+    ),
+    (
+        lambda: UnknownName("x", operation="find", problem="nobody is called x", remedy="look"),
+        "find x: nobody is called x; look",
+    ),
+    (
+        lambda: RegistrationError(
+            "agent", operation="register service", problem="it is taken", remedy="take another"
+        ),
+        "register service agent: it is taken; take another",
+    ),
+    (
+        lambda: PrivilegeError(
+            "list VMs", problem="you may not", remedy="run this", command="Start-Process x"
+        ),
+        "list VMs: you may not; run this: Start-Process x",
+    ),
+    (lambda: PrivilegeError("look", problem="you may not", remedy="ask"), "look: you may not; ask"),
     *(
         (
             lambda kind=kind: kind("unix:///x", errno=111, **CALLER),
@@ -218,6 +250,13 @@ def test_an_error_without_a_number() -> None:
     error = StreamClosed("unix:///x", operation="send to", cause="closed")
     assert error.errno is None
     assert error.remedy == ""
+
+
+def test_a_long_list_of_candidates_is_shortened() -> None:
+    names = [f"vm{number}" for number in range(25)]
+    error = UnknownName("x", operation="find", problem="no", candidates=names, remedy="look")
+    assert str(error).endswith("vm8, vm9, 15 more); look")
+    assert error.candidates == tuple(names)
 
 
 def test_attributes_of_denied_access() -> None:

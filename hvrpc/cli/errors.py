@@ -76,6 +76,7 @@ CODES: Final[tuple[tuple[type[BaseException], ExitCode], ...]] = (
     # The first class that fits.
     (errors.AddressError, ExitCode.USAGE),
     (errors.UnsupportedError, ExitCode.MISSING),
+    (errors.UnknownName, ExitCode.USAGE),
     (errors.AccessDenied, ExitCode.NOT_ALLOWED),
     (errors.RemoteError, ExitCode.REFUSED),
     (errors.OpenFailed, ExitCode.NO_CONNECTION),
@@ -115,6 +116,19 @@ def problem_of(error: BaseException) -> Problem | None:
     if isinstance(error, errors.UnsupportedError):
         what = f"{error.operation} {error.address} is not possible here"
         return Problem(what, error.problem, error.remedy, code)
+    if isinstance(error, errors.UnknownName):
+        candidates = "".join(f"\n{each}" for each in error.candidates)
+        what = f"{error.operation} {error.address} is not possible"
+        return Problem(
+            what, error.problem + (candidates and f"; there is{candidates}"), error.remedy, code
+        )
+    if isinstance(error, errors.RegistrationError):
+        what = f"{error.operation} {error.service} is not possible"
+        return Problem(what, error.problem, error.remedy, code)
+    if isinstance(error, errors.PrivilegeError):
+        command = error.command and f":\n{AS_IT_IS}{error.command}"
+        what = f"{error.operation} is not allowed"
+        return Problem(what, error.problem, error.remedy + command, code)
     if isinstance(error, errors.TransportError):
         what = f"{error.operation} {error.address} failed"
         return Problem(what, error.cause, error.remedy, code)
@@ -204,11 +218,16 @@ def print_problem(problem: Problem) -> None:
 
 
 INDENT: Final = 7
+AS_IT_IS: Final = "    "
+"""A line that begins with this is something to copy, and is not broken."""
 
 
 def _wrapped(text: str, width: int) -> list[str]:
     lines = [
-        textwrap.wrap(line, max(width, 20), break_on_hyphens=False) for line in text.splitlines()
+        [line]
+        if line.startswith(AS_IT_IS)
+        else textwrap.wrap(line, max(width, 20), break_on_hyphens=False)
+        for line in text.splitlines()
     ]
     return [part for line in lines for part in line or [""]]
 
