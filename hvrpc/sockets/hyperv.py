@@ -7,8 +7,10 @@ the connected socket can then be used by either.
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
+import time
 from typing import Any, Final
 from uuid import UUID
 
@@ -64,8 +66,10 @@ def unavailable() -> tuple[str, str] | None:
 
 def connect(address: HvsockAddress, timeout: float, options: Options) -> tuple[socket.socket, Peer]:
     """Connect to a service of a VM or of the host."""
-    vm = names.vm_id(address, causes.CONNECT)
+    began = time.monotonic()
+    vm = names.vm_id(address, causes.CONNECT, timeout)
     service = names.service_id(address, causes.CONNECT)
+    left = timeout - (time.monotonic() - began)
     if vm in (HV_GUID_WILDCARD, HV_GUID_CHILDREN):
         raise ConnectError(
             str(address),
@@ -76,7 +80,7 @@ def connect(address: HvsockAddress, timeout: float, options: Options) -> tuple[s
         )
     sock = _open()
     try:
-        milliseconds = max(1, min(int(timeout * 1000), HVSOCKET_CONNECT_TIMEOUT_MAX))
+        milliseconds = max(1, min(math.ceil(left * 1000), HVSOCKET_CONNECT_TIMEOUT_MAX))
         _set(sock, HVSOCKET_CONNECT_TIMEOUT, milliseconds)
         if options.container_passthrough:
             _set(sock, HVSOCKET_CONTAINER_PASSTHRU, 1)
@@ -87,7 +91,10 @@ def connect(address: HvsockAddress, timeout: float, options: Options) -> tuple[s
     except BaseException:
         sock.close()
         raise
-    return sock, Peer(NAME, vm_id=vm, service=service, port=port_of_service_id(service))
+    name = address.vm if isinstance(address.vm, str) else None
+    return sock, Peer(
+        NAME, vm_id=vm, vm_name=name, service=service, port=port_of_service_id(service)
+    )
 
 
 def listen(address: HvsockAddress, backlog: int, options: Options) -> Endpoint:

@@ -107,7 +107,7 @@ def test_what_is_listened_on(fake: FakeModule, url: str, name: tuple[int, int]) 
         ("hvsock://children/5000", "reaches its host only", "hvsock://parent/"),
         ("hvsock://silohost/5000", "reaches its host only", "hvsock://parent/"),
         (f"hvsock://{GUEST}/5000", "reaches its host only", "vsock://CID/"),
-        ("hvsock://web/5000", "name 'web' has to be looked up", "hvsock://parent/"),
+        ("hvsock://web/5000", "name 'web' is known on its Windows host only", "hvsock://parent/"),
         (f"hvsock://parent/{GUEST}", "Linux knows ports only", "use a port"),
         ("hvsock://parent/backup", "no service is registered as 'backup'", "give its port"),
     ],
