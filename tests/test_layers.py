@@ -23,7 +23,7 @@ LAYERS = (
     ("access",),
     ("windows",),
     ("sockets",),
-    ("session",),
+    ("session", "relay"),
     ("msgpack.values",),
     ("http2", "msgpack.wire"),
     ("msgpack", "grpc"),
