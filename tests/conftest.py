@@ -11,6 +11,7 @@ from hvrpc.testing.leaks import Snapshot, leaks_since
 from .rigs import guard
 
 MAY_LEAVE = "may_leave"
+VSOCK = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,7 +19,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"{MAY_LEAVE}(reason): the test starts something that a library keeps for the whole process",
     )
-    guard.refuse_vsock_outside_rig()
+    config.stash[VSOCK] = guard.refuse_vsock_outside_rig()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"AF_VSOCK: {config.stash[VSOCK]}"
 
 
 @pytest.fixture(autouse=True)

@@ -109,21 +109,8 @@ def blocks_in(*languages: str) -> list[object]:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> dict[str, str]:
-    """The environment of somebody who tries a block: a fabric that nobody else is on.
-
-    The guard that keeps tests away from real AF_VSOCK sockets guards the block, too.
-    """
-    site = tmp_path / "site"
-    site.mkdir()
-    guard = "import runpy; runpy.run_path({!r})['refuse_vsock_outside_rig']()\n"
-    guard_file = str(ROOT / "tests" / "rigs" / "guard.py")
-    (site / "sitecustomize.py").write_text(guard.format(guard_file), encoding="utf-8")
-    path = [str(site), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return {
-        **os.environ,
-        "HVRPC_FABRIC": f"docs-{os.getpid()}-{tmp_path.name}",
-        "PYTHONPATH": os.pathsep.join(filter(None, path)),
-    }
+    """The environment of somebody who tries a block: a fabric that nobody else is on."""
+    return {**os.environ, "HVRPC_FABRIC": f"docs-{os.getpid()}-{tmp_path.name}"}
 
 
 def run(command: list[str], where: Path, environment: dict[str, str]) -> str:

@@ -10,6 +10,8 @@ import socket
 import sys
 from pathlib import Path
 
+from .syscalls import forbid_family
+
 GUEST_VARIABLE = "HVRPC_RIG_GUEST"
 """Set by the init of a guest to the part the guest plays: `single`, `outer` or `inner`."""
 
@@ -54,18 +56,27 @@ def is_slow() -> bool:
     return inside_rig_guest() or under_wine()
 
 
-def refuse_vsock_outside_rig() -> None:
-    """Make every attempt of this process to open AF_VSOCK fail, unless it runs in a rig guest.
+def refuse_vsock_outside_rig() -> str:
+    """Make every attempt to open AF_VSOCK fail, unless this process runs in a rig guest.
 
-    For a conftest: it holds also for tests that forgot to ask `inside_rig_guest()`.
-    It cannot be undone, and it does not reach into child processes.
+    It holds for tests that forgot to ask `inside_rig_guest()`, and cannot be undone. Where the
+    system can filter system calls it holds for all programs that are started from here on, too.
+    Returns what was done, for whoever reads the output.
     """
+    if inside_rig_guest():
+        return "open, for this is a guest of the rig"
     family = getattr(socket, "AF_VSOCK", None)
-    if family is None or inside_rig_guest():
-        return
+    if family is None:
+        return "not known to this Python"
 
     def refuse(event: str, arguments: tuple[object, ...]) -> None:
         if event == "socket.__new__" and arguments[1] == family:
             raise PermissionError(f"AF_VSOCK refused: {HOW_TO_RUN}")
 
     sys.addaudithook(refuse)
+    if sys.platform == "linux":
+        try:
+            forbid_family(family)
+        except OSError as error:
+            return f"refused in this process, but not in those it starts ({error.strerror})"
+    return "refused, in this process and in all that it starts"
