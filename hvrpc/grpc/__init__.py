@@ -1,1 +1,55 @@
-"""gRPC on a VM socket: grpcio's API on an engine of our own."""
+"""gRPC over VM sockets: grpcio's names, our targets.
+
+    server = hvrpc.grpc.server(futures.ThreadPoolExecutor(10))
+    server.add_insecure_port("hvsock://any/50051")
+
+    with hvrpc.grpc.insecure_channel("hvsock://My VM/50051") as channel: ...
+
+Generated stubs and servicers, interceptors and everything else that is written for `grpc.Channel` and
+`grpc.Server` works unchanged. The asyncio twins are in `hvrpc.grpc.aio`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent import futures
+from typing import Any
+
+import grpc
+
+from ..addresses import Address
+from .channel import Channel
+from .outcome import RpcError
+from .server import Server
+
+
+def insecure_channel(
+    target: Address | str,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+) -> Channel:
+    """A channel to an address. It connects when the first call is made.
+
+    Raises :class:`hvrpc.AddressError`.
+    """
+    return Channel(target, options, compression)
+
+
+def server(
+    thread_pool: futures.Executor | None = None,
+    handlers: Sequence[grpc.GenericRpcHandler] | None = None,
+    interceptors: Sequence[Any] | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    maximum_concurrent_rpcs: int | None = None,
+    compression: grpc.Compression | None = None,
+) -> Server:
+    """A server. Next: add servicers and ports, and `start` it.
+
+    `thread_pool` says how many handlers run at a time; without one there is no limit.
+    """
+    return Server(
+        thread_pool, handlers, interceptors, options, maximum_concurrent_rpcs, compression
+    )
+
+
+__all__ = ["Channel", "RpcError", "Server", "insecure_channel", "server"]

@@ -866,7 +866,7 @@ class Connection(SendingHalf):
         self.is_draining = True
         self._most_streams = -1
         self._streams.clear()
-        self._ready.clear()
+        self.ready.clear()
         self.queued_bytes = 0
         self._partial = b""
         self._arriving = None

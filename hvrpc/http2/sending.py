@@ -78,7 +78,8 @@ class SendingHalf:
         self._encoder = HeaderEncoder()
         self._send_window = DEFAULT_WINDOW
         self._most_data_frame = DEFAULT_FRAME_SIZE
-        self._ready: deque[Stream] = deque()
+        #: Streams that have something queued which `pump` could perhaps move on.
+        self.ready: deque[Stream] = deque()
         # Streams that may be open at a time; -1: none may be opened any more.
         self._most_streams = self.peer.max_concurrent_streams if client else -1
         # The highest id that was used, by us (client) or by the peer (server).
@@ -336,7 +337,7 @@ class SendingHalf:
 
         To be called when `outgoing` has been sent. True: there is more that could go now.
         """
-        ready = self._ready
+        ready = self.ready
         outgoing = self.outgoing
         while ready and len(outgoing) < _MOST_BUFFERS:
             stream = ready.popleft()
@@ -394,7 +395,7 @@ class SendingHalf:
     def _make_ready(self, stream: Stream, pending: Pending) -> None:
         if not pending.is_ready and (stream.send_window > 0 or not pending.size):
             pending.is_ready = True
-            self._ready.append(stream)
+            self.ready.append(stream)
 
     def _send_pending(self, stream: Stream, pending: Pending, room: int) -> None:
         """Send one frame of what is queued, and what follows when that was all."""

@@ -19,6 +19,10 @@ INITIAL_WINDOW_SIZE = 0x4
 MAX_FRAME_SIZE = 0x5
 MAX_HEADER_LIST_SIZE = 0x6
 
+# Ours, which others ignore as the RFC asks (5.5): the peer may send PINGs as often as it likes. gRPC's
+# C core ends a connection on which it is asked more than twice in five minutes.
+PINGS_WELCOME = 0xFE48
+
 DEFAULT_TABLE_SIZE = 4096
 DEFAULT_WINDOW = 65_535
 DEFAULT_FRAME_SIZE = 16_384
@@ -95,6 +99,7 @@ class Settings:
             INITIAL_WINDOW_SIZE: self.stream_window,
             MAX_FRAME_SIZE: self.max_frame_size,
             MAX_HEADER_LIST_SIZE: self.max_header_list_size,
+            PINGS_WELCOME: 1,
         }
 
 
@@ -107,6 +112,7 @@ class PeerSettings:
         "max_concurrent_streams",
         "max_frame_size",
         "max_header_list_size",
+        "pings_welcome",
     )
 
     def __init__(self) -> None:
@@ -115,6 +121,7 @@ class PeerSettings:
         self.max_concurrent_streams = STREAMS_BEFORE_SETTINGS
         self.max_frame_size = DEFAULT_FRAME_SIZE
         self.max_header_list_size = UNLIMITED
+        self.pings_welcome = False
 
     def apply(self, values: Mapping[int, int]) -> None:
         """Take over checked values; settings nobody knows are ignored, as the RFC asks."""
@@ -125,6 +132,7 @@ class PeerSettings:
         )
         self.max_frame_size = values.get(MAX_FRAME_SIZE, self.max_frame_size)
         self.max_header_list_size = values.get(MAX_HEADER_LIST_SIZE, self.max_header_list_size)
+        self.pings_welcome = bool(values.get(PINGS_WELCOME, self.pings_welcome))
 
 
 def pack_settings(values: Mapping[int, int]) -> bytes:

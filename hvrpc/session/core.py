@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import HvrpcError, ProtocolError
@@ -57,6 +57,11 @@ class Core(ABC):
     """What must be sent, in order: bytes, or a tuple of buffers that belong together. Appending and
     taking are atomic, so no lock guards it."""
 
+    unsent: Collection[Any] = ()
+    """Whatever could be moved to `outgoing` once that is empty: `refill` does it. A protocol with flow
+    control keeps the bulk of what it has to send apart, so that small messages need not queue up
+    behind it."""
+
     target: memoryview | None = None
     """Where the next bytes shall be received, when the core wants them in a place of its own (the
     body of a large message): the driver fills it and calls `filled`, then `digest` without bytes."""
@@ -99,6 +104,16 @@ class Core(ABC):
         if broken is not None:
             vars(self)["_broken_by"] = broken  # what came before it is taken first
         return waiting.popleft()
+
+    def refill(self) -> bool:
+        """Move some of `unsent` to `outgoing`, which has been sent. False when nothing could go."""
+        return False
+
+    def queued_answers(self) -> tuple[int, int]:
+        """Messages, and bytes, that wait to be sent besides calls of our own: what the peer has
+        provoked. The bytes may be counted only when they matter."""
+        ours = list(self.calls())
+        return len(self.outgoing) - len(ours), answers_size(self.outgoing, ours)
 
     has_more: bool = False
     """Whether there are bytes that `digest` has not come to yet."""

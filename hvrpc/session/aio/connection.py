@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, cast
 
 from ...errors import ConnectionLost, HvrpcError, ProtocolError
 from ...sockets import Stream, causes
-from ..core import Call, CoreT, answers_size
+from ..core import Call, CoreT
 from ..state import Event, Heartbeat, Lifecycle, Verdict
 
 logger = logging.getLogger("hvrpc.session")
@@ -249,11 +249,8 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         Calls of our own do not count: reading adds none, and if both sides stopped reading because
         of what they ask, neither would ever go on.
         """
-        queue = self.core.outgoing
-        ours = list(self.core.calls())
-        if len(queue) - len(ours) > MAX_QUEUED_ITEMS:
-            return True
-        return answers_size(queue, ours) > MAX_QUEUED
+        messages, size = self.core.queued_answers()
+        return messages > MAX_QUEUED_ITEMS or size > MAX_QUEUED
 
     # --- Sending -------------------------------------------------------------------------------
 
@@ -276,7 +273,8 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         transport = self._transport
         if transport is None or self.ended:
             return
-        while queue and not self._paused:
+        core = self.core
+        while (queue or (core.unsent and core.refill())) and not self._paused:
             item = queue.popleft()
             if type(item) is tuple:
                 for part in item:

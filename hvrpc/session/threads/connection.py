@@ -34,7 +34,7 @@ from typing import Any, Final, Generic
 
 from ...errors import ConnectionLost, HvrpcError, ProtocolError
 from ...sockets import Stream, causes
-from ..core import Call, CoreT, answers_size
+from ..core import Call, CoreT
 from ..state import Event, Heartbeat, Lifecycle, Verdict
 from .io import FOREVER, SEND_NOW, Io
 from .watch import watch
@@ -128,6 +128,7 @@ class Connection(Generic[CoreT]):
         Never waits. False when something is left that nobody is sending.
         """
         queue = self._queue
+        unsent = self.core.unsent
         try:
             while self._writer.acquire(False):
                 try:
@@ -152,7 +153,7 @@ class Connection(Generic[CoreT]):
                     self._writer.release()
                 # Somebody may have queued more between our last look and the release, and have
                 # seen that we were sending.
-                if not done or not queue:
+                if not done or not (queue or (unsent and self.core.refill())):
                     return done
         except OSError as error:
             self.end(error)
@@ -451,13 +452,11 @@ class Connection(Generic[CoreT]):
         Calls of our own do not count: reading adds none, and if both sides stopped reading because
         of what they ask, neither would ever go on.
         """
-        queue = self.core.outgoing
-        ours = list(self.core.calls())
-        if len(queue) - len(ours) > MAX_QUEUED_ITEMS or len(self._backlog) > MAX_QUEUED_ITEMS:
+        messages, size = self.core.queued_answers()
+        if messages > MAX_QUEUED_ITEMS or len(self._backlog) > MAX_QUEUED_ITEMS:
             return True
-        if self._reader is None:
-            return False  # whoever serves nothing answers nothing that is large
-        return answers_size(queue, ours) > MAX_QUEUED
+        # Whoever serves nothing answers nothing that is large.
+        return self._reader is not None and size > MAX_QUEUED
 
     def _digest(self, data: bytes | None = None) -> None:
         """Let the core work through what arrived. Work for user code is left to a serving thread."""

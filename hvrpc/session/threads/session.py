@@ -166,6 +166,15 @@ class Session(Generic[CoreT]):
             connection.core.opened(hello)
         connection.life.happened(Event.PROVEN)
 
+    def connections(self) -> list[Connection[CoreT]]:
+        """Those that have not ended: the one in use, and those that finish their calls."""
+        known = [*self._leaving] if self.current is None else [*self._leaving, self.current]
+        return [connection for connection in known if not connection.ended]
+
+    def serve(self, connection: Connection[CoreT]) -> None:
+        """Have a thread read a connection whenever no caller does. Once for each connection."""
+        self._start_serving(connection)
+
     def _start_serving(self, connection: Connection[CoreT]) -> None:
         thread = threading.Thread(target=connection.serve, name="hvrpc-session", daemon=True)
         self._threads = [old for old in self._threads if old.is_alive()]

@@ -1,0 +1,538 @@
+"""The blocking channel, with the methods of :class:`grpc.Channel`.
+
+    with hvrpc.grpc.insecure_channel("hvsock://My VM/50051") as channel:
+        GreeterStub(channel).SayHello(HelloRequest(name="x"), timeout=1)
+
+A blocking call with one request and one response, which nearly all are, is made here, on the caller's
+thread and by it alone. All other calls are objects that live on: `rpc.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+
+from .. import __version__
+from ..addresses import Address
+from ..errors import DeadlineExceeded, HvrpcError, OpenFailed, Outcome
+from ..http2 import Fields, Settings
+from ..session.opening import FIRST_WAIT, LONGEST_WAIT, Policy
+from ..session.repeating import may_have_run
+from ..session.state import Heartbeat
+from ..session.threads import Connection, Session
+from ..sockets import DEFAULT_TIMEOUT, Stream
+from . import metadata, timeouts
+from .calling import ClientCall, ClientCore
+from .connectivity import Connectivity, State
+from .messages import CLIENT, ENCODINGS, check_sent, compress, pack
+from .options import ChannelOptions
+from .outcome import (
+    CANCELLED,
+    CHANNEL_CLOSED,
+    DEADLINE_EXCEEDED,
+    CallInfo,
+    RpcError,
+    ending_of_failure,
+)
+from .rpc import NO_RESPONSE, StreamResponse, UnaryResponse
+from .status import StatusError
+from .wire import PLAIN, Ending, request_fields
+
+USER_AGENT: Final = f"hvrpc/{__version__}"
+LEAST_METADATA: Final = 1024
+
+Serializer = Callable[[Any], bytes] | None
+Deserializer = Callable[[bytes], Any] | None
+
+
+class Channel(grpc.Channel):
+    """Calls methods at an address. Made by :func:`hvrpc.grpc.insecure_channel`."""
+
+    def __init__(
+        self,
+        target: Address | str,
+        options: Sequence[tuple[str, Any]] | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> None:
+        where = Address.parse(target)
+        self.address = str(where)
+        self.options = ChannelOptions.of(options)
+        self.compression = self.options.compression if compression is None else compression
+        self.connectivity = Connectivity()
+        self._closed = False
+        self._closing = threading.Event()
+        self._connecting: threading.Thread | None = None
+        self._authority = self.options.authority or "localhost"
+        self._user_agent = " ".join(
+            filter(None, (self.options.user_agent, USER_AGENT, self.options.user_agent_after))
+        )
+        keepalive = self.options.keepalive_time
+        self.session: Session[ClientCore] = Session(
+            where,
+            self._make_core,
+            policy=Policy.of(False, lambda _: self.connectivity.changed(State.TRANSIENT_FAILURE)),
+            connect_timeout=self.options.connect_timeout or DEFAULT_TIMEOUT,
+            dead_after=(
+                Heartbeat.DEAD_AFTER
+                if keepalive is None
+                else keepalive + (self.options.keepalive_timeout or Heartbeat.DEAD_AFTER)
+            ),
+            watch_idle=self.options.keepalive_when_idle,
+        )
+
+    def _make_core(self, stream: Stream) -> ClientCore:
+        most = self.options.most_metadata
+        core = ClientCore(
+            Settings()
+            if most is None
+            else Settings(max_header_list_size=max(most, LEAST_METADATA)),
+            address=self.address,
+            pings_anyway=self.options.keepalive_time is not None,
+            on_ready=lambda _: self.connectivity.changed(State.READY),
+            on_end=self._connection_ended,
+        )
+        core.peer = stream.peer
+        return core
+
+    def _connection_ended(self, core: ClientCore) -> None:
+        current = self.session.current
+        if current is not None and current.core is core:
+            self.connectivity.changed(State.IDLE)
+
+    # --- Connections -----------------------------------------------------------------------------
+
+    def connection(
+        self, deadline: float | None, now: float, wait_for_ready: bool
+    ) -> Connection[ClientCore]:
+        """A connection that is up. Opens one if there is none; once, or until the deadline."""
+        if self._closed:
+            raise ValueError("Cannot invoke RPC on closed channel!")
+        current = self.session.current
+        if current is None or current.ended:
+            self.connectivity.changed(State.CONNECTING)
+        pause = self.options.first_backoff or FIRST_WAIT
+        while True:
+            try:
+                return self.session.connection(deadline, now)
+            except OpenFailed as failure:
+                now = time.monotonic()
+                if deadline is not None and now >= deadline:
+                    raise self._late() from failure
+                if not wait_for_ready or not failure.attempts:
+                    raise
+                left = pause if deadline is None else min(pause, deadline - now)
+                if self._closing.wait(left):
+                    raise
+                pause = min(pause * 1.6, self.options.most_backoff or LONGEST_WAIT)
+                now = time.monotonic()
+                if deadline is not None and now >= deadline:
+                    raise self._late() from failure
+
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            "no connection could be opened in time", address=self.address, outcome=Outcome.NOT_SENT
+        )
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        current = self.session.current
+        return current is not None and not current.ended and not current.core.draining
+
+    def attend(self, connection: Connection[ClientCore]) -> None:
+        """Read on a connection although nobody waits, from now on: somebody wants to be told."""
+        core = connection.core
+        with core.lock:
+            if core.attended:
+                return
+            core.attended = True
+        self.session.serve(connection)
+
+    # --- grpc.Channel ----------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        callback: Callable[[grpc.ChannelConnectivity], Any],
+        try_to_connect: bool | None = None,
+    ) -> None:
+        """Have the state of the connection told, now and whenever it changes."""
+        self.connectivity.subscribe(callback)
+        current = self.session.current
+        if current is not None and not current.ended:
+            self.attend(current)
+        if try_to_connect and not self.is_up:
+            self._connect_in_background()
+
+    def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], Any]) -> None:
+        """Have it told no more."""
+        self.connectivity.unsubscribe(callback)
+
+    def _connect_in_background(self) -> None:
+        if self._connecting is None or not self._connecting.is_alive():
+            self._connecting = threading.Thread(
+                target=self._keep_connecting, name="hvrpc-connect", daemon=True
+            )
+            self._connecting.start()
+
+    def _keep_connecting(self) -> None:
+        """Until there is a connection, or nobody wants one."""
+        try:
+            connection = self.connection(None, time.monotonic(), wait_for_ready=True)
+        except (HvrpcError, ValueError):
+            return
+        if self.connectivity.is_watched:
+            self.attend(connection)
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryUnary:
+        """A method with one request and one response."""
+        return UnaryUnary(self, method, request_serializer, response_deserializer)
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> UnaryStream:
+        """A method with one request and a stream of responses."""
+        return UnaryStream(self, method, request_serializer, response_deserializer)
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> StreamUnary:
+        """A method with a stream of requests and one response."""
+        return StreamUnary(self, method, request_serializer, response_deserializer)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> StreamStream:
+        """A method with a stream of requests and one of responses."""
+        return StreamStream(self, method, request_serializer, response_deserializer)
+
+    def close(self) -> None:
+        """End the calls under way as cancelled, and close. Calls made later raise ValueError."""
+        if self._closed:
+            return
+        self._closed = True
+        self._closing.set()
+        for connection in self.session.connections():
+            connection.core.end_all(CHANNEL_CLOSED)
+            connection.push()
+        self.session.close(0)
+        self.connectivity.changed(State.SHUTDOWN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except Exception:  # half made, or the interpreter is ending
+            pass
+
+    def __repr__(self) -> str:
+        return f"<gRPC channel to {self.address}, {'closed' if self._closed else 'open'}>"
+
+    # --- For the methods below -----------------------------------------------------------------
+
+    def fields_of(self, path: str, compression: grpc.Compression) -> Fields:
+        """What opens the calls of a method."""
+        fields = request_fields(path, self._authority, self._user_agent)
+        if compression is not PLAIN:
+            fields += ((b"grpc-encoding", ENCODINGS[compression]),)
+        return fields
+
+
+class Method:
+    """One method of the other side. What its four kinds have in common."""
+
+    def __init__(
+        self, channel: Channel, path: str | bytes, serialize: Serializer, deserialize: Deserializer
+    ) -> None:
+        self.channel = channel
+        self.path = path.decode() if isinstance(path, bytes) else path
+        self.serialize = serialize
+        self.deserialize = deserialize
+        self._fields = channel.fields_of(self.path, channel.compression)
+        self._connection = channel.session.connection
+
+    def fields(self, compression: grpc.Compression | None) -> tuple[Fields, grpc.Compression]:
+        """What opens a call, and how its messages are compressed."""
+        if compression is None or compression is self.channel.compression:
+            return self._fields, self.channel.compression
+        chosen = grpc.Compression(compression)
+        return self.channel.fields_of(self.path, chosen), chosen
+
+    def payload(self, request: Any) -> bytes:
+        """A request as bytes. Raises :class:`RpcError`, as grpcio does."""
+        try:
+            payload: bytes = request if self.serialize is None else self.serialize(request)
+        except Exception as error:
+            raise RpcError(
+                (), Ending(grpc.StatusCode.INTERNAL, "Exception serializing request!"), error
+            ) from error
+        if len(payload) > self.channel.options.most_sent:
+            try:
+                check_sent(len(payload), self.channel.options.most_sent, CLIENT)
+            except StatusError as error:
+                raise RpcError((), Ending(error.code, error.details), error) from None
+        return payload
+
+    def extra(self, timeout: float | None, given: Any) -> Fields:
+        """What differs from call to call. Raises :class:`RpcError` for metadata that cannot be sent."""
+        extra: Fields = () if timeout is None else ((b"grpc-timeout", timeouts.encode(timeout)),)
+        if given:
+            try:
+                extra += metadata.to_fields(given)
+            except StatusError as error:
+                raise RpcError((), Ending(error.code, error.details), error) from None
+        return extra
+
+    def __repr__(self) -> str:
+        return f"<method {self.path} at {self.channel.address}>"
+
+
+class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
+    """A method with one request and one response."""
+
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        """Call it and wait for the response. Raises :class:`grpc.RpcError`."""
+        return self._call(request, timeout, metadata, credentials, wait_for_ready, compression)[0]
+
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> tuple[Any, grpc.Call]:
+        """The same, and also returns how the call went."""
+        response, call = self._call(
+            request, timeout, metadata, credentials, wait_for_ready, compression
+        )
+        opening = call.opening
+        return response, CallInfo(() if opening is None else opening.metadata, call.ending)
+
+    def _call(
+        self,
+        request: Any,
+        timeout: float | None,
+        given: Any,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+    ) -> tuple[Any, ClientCall]:
+        payload = self.payload(request)
+        channel = self.channel
+        fields = self._fields
+        extra: Fields = ()
+        if compression is not None or channel.compression is not PLAIN:
+            fields, compression = self.fields(compression)
+        now = time.monotonic()
+        deadline: float | None = None
+        if timeout is not None or given:
+            extra = self.extra(timeout, given)
+            if timeout is not None:
+                deadline = now + timeout
+        repetition = 0
+        while True:
+            call = ClientCall(channel.options.most_received)
+            try:
+                if wait_for_ready or not channel.is_up:
+                    connection = channel.connection(deadline, now, bool(wait_for_ready))
+                else:
+                    connection = self._connection(deadline, now)
+            except HvrpcError as failure:
+                raise RpcError((), ending_of_failure(failure), failure) from failure
+            core = connection.core
+            if compression is not None and compression is not PLAIN:
+                message, compressed = compress(payload, compression)
+                core.start_unary(call, fields, pack(message, compressed), extra)
+            else:
+                core.start_unary(call, fields, pack(payload), extra)
+            try:
+                connection.push()
+                if not connection.wait(call, deadline, timeout if not repetition else None):
+                    core.end(call, DEADLINE_EXCEEDED)
+                    connection.push()
+            except BaseException:
+                core.end(call, CANCELLED)
+                connection.push()
+                raise
+            if core.draining:
+                channel.session.retire(connection)
+            lost = call.failure
+            if lost is None:
+                return self._response(call), call
+            repetition += 1
+            if may_have_run(lost) or not channel.session.repeat(
+                lost, repetition, deadline, idempotent=False
+            ):
+                raise RpcError((), call.ending, lost) from lost
+            now = time.monotonic()
+
+    def _response(self, call: ClientCall) -> Any:
+        """What a call that has ended has brought. Raises :class:`RpcError`."""
+        ending = call.ending
+        if ending.code is not grpc.StatusCode.OK:
+            raise _error(call, ending)
+        try:
+            message = call.message()
+        except StatusError as error:
+            raise _error(call, Ending(error.code, error.details)) from error
+        if message is None:
+            raise _error(call, NO_RESPONSE)
+        if self.deserialize is None:
+            return message
+        try:
+            return self.deserialize(message)
+        except Exception as error:
+            raise _error(
+                call, Ending(grpc.StatusCode.INTERNAL, "Exception deserializing response!")
+            ) from error
+
+    def future(  # type: ignore[override]
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> UnaryResponse:
+        """Call it, and return at once what will have the response."""
+        return UnaryResponse(
+            self, self.payload(request), timeout, metadata, wait_for_ready, compression
+        )
+
+
+class UnaryStream(Method, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    """A method with one request and a stream of responses."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> StreamResponse:
+        """Call it, and iterate over the responses as they come."""
+        return StreamResponse(
+            self, self.payload(request), timeout, metadata, wait_for_ready, compression
+        )
+
+
+class StreamUnary(Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
+    """A method with a stream of requests and one response."""
+
+    def __call__(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> Any:
+        """Call it and wait for the response. Raises :class:`grpc.RpcError`."""
+        return self.with_call(
+            request_iterator, timeout, metadata, credentials, wait_for_ready, compression
+        )[0]
+
+    def with_call(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> tuple[Any, grpc.Call]:
+        """The same, and also returns how the call went."""
+        rpc = UnaryResponse(
+            self, request_iterator, timeout, metadata, wait_for_ready, compression, waits=True
+        )
+        try:
+            return rpc.result(), rpc
+        except BaseException:
+            rpc.cancel()
+            raise
+
+    def future(  # type: ignore[override]
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> UnaryResponse:
+        """Call it, and return at once what will have the response."""
+        return UnaryResponse(self, request_iterator, timeout, metadata, wait_for_ready, compression)
+
+
+class StreamStream(Method, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    """A method with a stream of requests and one of responses."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: grpc.CallCredentials | None = None,
+        wait_for_ready: bool | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> StreamResponse:
+        """Call it, and iterate over the responses as they come."""
+        return StreamResponse(
+            self, request_iterator, timeout, metadata, wait_for_ready, compression
+        )
+
+
+def _error(call: ClientCall, ending: Ending) -> RpcError:
+    opening = call.opening
+    return RpcError(() if opening is None else opening.metadata, ending)

@@ -1,0 +1,109 @@
+"""Which handler carries a method out, interceptors included. Shared by both servers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import grpc
+
+from .wire import Request
+
+logger = logging.getLogger("hvrpc.grpc")
+
+
+class HandlerCallDetails(NamedTuple):
+    """What handlers and interceptors are told of a call before it runs."""
+
+    method: str
+    invocation_metadata: tuple[Any, ...]
+
+
+Find = Callable[[Any], Any]
+"""From call details to a handler, or None."""
+
+
+class Handlers:
+    """The methods of a server."""
+
+    def __init__(self, handlers: Iterable[grpc.GenericRpcHandler] | None) -> None:
+        self._generic: list[Any] = []
+        self._registered: dict[str, Any] = {}
+        self.known: dict[str, Any] = {}
+        """Methods whose handler can be told without asking code of the user's."""
+        if handlers:
+            self.add_generic(handlers)
+
+    def add_generic(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Add handlers that are asked in turn."""
+        for handler in handlers:
+            if not hasattr(handler, "service"):
+                raise AttributeError(
+                    f'"{handler}" must conform to grpc.GenericRpcHandler type but it has no "service"'
+                )
+            self._generic.append(handler)
+        self._learn()
+
+    def add_registered(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Add the methods of a service by name."""
+        for name, handler in handlers.items():
+            self._registered[f"/{service}/{name}"] = handler
+        self._learn()
+
+    def _learn(self) -> None:
+        """Read dictionaries of handlers, up to the first handler that only a call can ask."""
+        known: dict[str, Any] = {}
+        for generic in self._generic:
+            table = getattr(generic, "_method_handlers", None)
+            if not isinstance(table, dict) or type(generic).__module__ != "grpc._utilities":
+                break
+            for path, handler in table.items():
+                known.setdefault(path, handler)
+        self.known = {**known, **self._registered}
+
+    @property
+    def services(self) -> list[str]:
+        """Names of services that are known."""
+        return sorted({path[1:].rpartition("/")[0] for path in self.known})
+
+    def takes_one(self, path: str) -> bool:
+        """Whether the requests of a method are one message each, as far as is known."""
+        handler = self.known.get(path)
+        return handler is not None and not handler.request_streaming
+
+    def find(self, details: Any) -> Any:
+        """The handler of a method; None when there is none."""
+        handler = self._registered.get(details.method)
+        if handler is not None:
+            return handler
+        for generic in self._generic:
+            handler = generic.service(details)
+            if handler is not None:
+                return handler
+        return None
+
+
+def details_of(request: Request) -> HandlerCallDetails:
+    """What is told of a call before it runs."""
+    return HandlerCallDetails(request.path, request.metadata)
+
+
+def intercepted(interceptors: Sequence[Any], find: Find) -> Find:
+    """Looking a handler up through interceptors, the first of them outermost."""
+    for interceptor in reversed(interceptors):
+        find = _through(interceptor.intercept_service, find)
+    return find
+
+
+def _through(intercept: Callable[[Find, Any], Any], find: Find) -> Find:
+    return lambda details: intercept(find, details)
+
+
+def check_interceptors(interceptors: Sequence[Any] | None, kind: str) -> tuple[Any, ...]:
+    """The interceptors, if that is what they are."""
+    chosen = tuple(interceptors or ())
+    for interceptor in chosen:
+        if not hasattr(interceptor, "intercept_service"):
+            raise ValueError(f"an interceptor must be a {kind}, and {interceptor!r} is none")
+    return chosen

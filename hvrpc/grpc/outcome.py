@@ -1,0 +1,170 @@
+"""What callers get besides a response: the error of a call that failed, and how one went.
+
+`RpcError` is a `grpc.RpcError` with the methods of `grpc.Call`, as everybody's code expects; the error
+of hvrpc that caused it, if one did, is its `__cause__`, and `outcome` says whether the call may have run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import grpc
+
+from ..errors import (
+    AccessDenied,
+    CallError,
+    DeadlineExceeded,
+    HvrpcError,
+    OpenFailed,
+    Outcome,
+    SessionClosed,
+)
+from .wire import Ending
+
+DEADLINE_EXCEEDED = Ending(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+CANCELLED = Ending(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
+CHANNEL_CLOSED = Ending(grpc.StatusCode.CANCELLED, "Channel closed!")
+
+
+def ending_of_failure(failure: BaseException) -> Ending:
+    """How a call ended whose connection could not be opened, or was lost."""
+    if isinstance(failure, DeadlineExceeded):
+        return DEADLINE_EXCEEDED
+    if isinstance(failure, SessionClosed):
+        return CHANNEL_CLOSED
+    if isinstance(failure, OpenFailed) and failure.attempts:
+        last = failure.attempts[-1].error
+        if isinstance(last, AccessDenied):
+            return Ending(grpc.StatusCode.PERMISSION_DENIED, str(last))
+        return Ending(
+            grpc.StatusCode.UNAVAILABLE,
+            f"failed to connect to all addresses; last error: UNKNOWN: {failure}",
+        )
+    if isinstance(failure, AccessDenied):
+        return Ending(grpc.StatusCode.PERMISSION_DENIED, str(failure))
+    return Ending(grpc.StatusCode.UNAVAILABLE, str(failure))
+
+
+class CallInfo(grpc.Call):
+    """How a call went that has ended: what `with_call` returns beside the response."""
+
+    def __init__(self, initial: Any, ending: Ending) -> None:
+        self._initial = initial
+        self._ending = ending
+
+    def initial_metadata(self) -> Any:
+        """What the server sent before its response."""
+        return self._initial
+
+    def trailing_metadata(self) -> Any:
+        """What the server sent with its status."""
+        return self._ending.metadata
+
+    def code(self) -> grpc.StatusCode:
+        """How it ended."""
+        return self._ending.code
+
+    def details(self) -> str:
+        """Why it ended so."""
+        return self._ending.details
+
+    def debug_error_string(self) -> str:
+        """The same in one line, for logs."""
+        return _debug(self._ending)
+
+    def is_active(self) -> bool:
+        """It has ended."""
+        return False
+
+    def time_remaining(self) -> float | None:  # type: ignore[override]
+        """It has ended."""
+        return None
+
+    def cancel(self) -> bool:
+        """Too late."""
+        return False
+
+    def add_callback(self, callback: Callable[[], object]) -> bool:
+        """Too late."""
+        return False
+
+
+class RpcError(CallInfo, grpc.RpcError, grpc.Future):  # type: ignore[type-arg]
+    """A call that did not succeed."""
+
+    def __init__(self, initial: Any, ending: Ending, cause: BaseException | None = None) -> None:
+        CallInfo.__init__(self, initial, ending)
+        self.__cause__ = cause
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the call may have been carried out."""
+        cause = self.__cause__
+        if isinstance(cause, CallError):
+            return cause.outcome
+        if isinstance(cause, HvrpcError):
+            return Outcome.NOT_SENT
+        if self._ending in (DEADLINE_EXCEEDED, CANCELLED, CHANNEL_CLOSED):
+            return Outcome.MAY_HAVE_RUN
+        return Outcome.ANSWERED
+
+    # --- grpc.Future -----------------------------------------------------------------------------
+
+    def cancelled(self) -> bool:
+        """Whether it was this side that gave it up."""
+        return self._ending.code is grpc.StatusCode.CANCELLED
+
+    def running(self) -> bool:
+        """It has ended."""
+        return False
+
+    def done(self) -> bool:
+        """It has ended."""
+        return True
+
+    def result(self, timeout: float | None = None) -> NoReturn:
+        """There is none."""
+        raise self
+
+    def exception(self, timeout: float | None = None) -> RpcError:
+        """This."""
+        return self
+
+    def traceback(self, timeout: float | None = None) -> Any:
+        """Where it was raised."""
+        return self.__traceback__
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Call it now: it has ended."""
+        fn(self)
+
+    def __str__(self) -> str:
+        return describe(type(self).__name__, self._ending)
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> Any:
+        ending = self._ending
+        return _rpc_error, (tuple(self._initial or ()), ending.code, ending.details, ending.fields)
+
+
+def _rpc_error(initial: Any, code: grpc.StatusCode, details: str, fields: Any) -> RpcError:
+    return RpcError(initial, Ending(code, details, fields))
+
+
+def describe(name: str, ending: Ending) -> str:
+    """An ended call as grpcio shows it."""
+    if ending.code is grpc.StatusCode.OK:
+        return f'<{name} of RPC that terminated with:\n\tstatus = {ending.code}\n\tdetails = "{ending.details}"\n>'
+    return (
+        f"<{name} of RPC that terminated with:\n"
+        f"\tstatus = {ending.code}\n"
+        f'\tdetails = "{ending.details}"\n'
+        f'\tdebug_error_string = "{_debug(ending)}"\n>'
+    )
+
+
+def _debug(ending: Ending) -> str:
+    number = ending.code.value[0]
+    return f'{ending.code.name}:{ending.details} {{grpc_status:{number}, grpc_message:"{ending.details}"}}'

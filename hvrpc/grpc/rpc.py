@@ -1,0 +1,561 @@
+"""Calls that live on after they were made: futures, and streams in either direction.
+
+Nobody reads for them in the background. Whoever waits for one reads, as with every call; only when
+somebody wants to be *told* of the end a thread is needed (`Channel.attend`).
+
+Requests that stream are taken from the user's iterator by a thread of its own, because it may block. Not
+so a list, when the caller waits for the response anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import grpc
+
+from ..errors import HvrpcError
+from ..session.core import Call
+from ..session.repeating import may_have_run
+from ..session.threads import Connection
+from .alarms import alarms
+from .calling import ClientCore, StreamCall
+from .messages import compress, pieces
+from .outcome import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    RpcError,
+    describe,
+    ending_of_failure,
+)
+from .status import StatusError
+from .wire import PLAIN, Ending
+
+if TYPE_CHECKING:
+    from .channel import Method
+
+logger = logging.getLogger("hvrpc.grpc")
+
+MUCH: Final = 256 * 1024
+"""Bytes of one call that may wait to be sent before its sender has to wait."""
+CANNOT_BLOCK: Final = tuple(map(type, (iter([]), iter(()), iter(range(0)), iter({}))))
+"""Iterators that need no thread."""
+
+
+class Rpc(RpcError):
+    """A call. Like grpcio's it is at once a call, a future, and the error that it may end in."""
+
+    def __init__(
+        self,
+        method: Method,
+        requests: bytes | Iterable[Any],
+        timeout: float | None,
+        given: Any,
+        wait_for_ready: bool | None,
+        compression: grpc.Compression | None,
+        *,
+        waits: bool = False,
+    ) -> None:
+        self._method = method
+        self._requests = requests
+        self._wait_for_ready = bool(wait_for_ready)
+        self._call = StreamCall(method.channel.options.most_received)
+        self._connection: Connection[ClientCore] | None = None
+        self._refused: Ending | None = None
+        """How it ended before it was on a connection, or because of what came."""
+        self._cause: BaseException | None = None
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[Rpc], object]] | None = []
+        self._begun: threading.Event | None = None
+        self._repetitions = 0
+        self._initial_sent = False
+        self._extra = method.extra(timeout, given)
+        self._fields, self._compression = method.fields(compression)
+        channel = method.channel
+        if waits or channel.is_up:
+            self._begin()
+            self._supply(waits)
+        else:
+            if channel.closed:
+                raise ValueError("Cannot invoke RPC on closed channel!")
+            self._begun = threading.Event()
+            threading.Thread(target=self._begin_later, name="hvrpc-begin", daemon=True).start()
+
+    # --- Beginning -------------------------------------------------------------------------------
+
+    def _begin_later(self) -> None:
+        begun = self._begun
+        assert begun is not None
+        try:
+            self._begin()
+        except ValueError:  # the channel was closed
+            self._refuse(CANCELLED)
+        finally:
+            begun.set()
+        self._supply(False)
+
+    def _begin(self) -> None:
+        """Put it on a connection, and send what there is to send at once."""
+        channel = self._method.channel
+        try:
+            connection = channel.connection(self._deadline, time.monotonic(), self._wait_for_ready)
+        except HvrpcError as failure:
+            self._refuse(ending_of_failure(failure), failure)
+            return
+        call = self._call
+        core = connection.core
+        self._connection = connection
+        if self._callbacks is None or self._callbacks:
+            call.watched = self._finished
+        if type(self._requests) is bytes:
+            core.start(call, self._fields, self._extra)
+            core.send(call, self._packed(self._requests), end=True)
+        else:
+            core.start(call, self._fields, self._extra)
+        connection.push()
+        if self._refused is not None:
+            core.end(call, self._refused)
+
+    def _packed(self, payload: bytes) -> tuple[bytes, ...]:
+        if self._compression is PLAIN:
+            return pieces(payload)
+        return pieces(*compress(payload, self._compression))
+
+    def _refuse(self, ending: Ending, cause: BaseException | None = None) -> None:
+        with self._lock:
+            if self._refused is not None:
+                return
+            self._refused = ending
+            self._cause = cause
+        self._call.decided = ending
+        self._call.finish()
+        self._finished()
+
+    def _supply(self, waits: bool) -> None:
+        """See to it that the requests are sent."""
+        if type(self._requests) is bytes or self._connection is None or self._refused is not None:
+            return
+        try:
+            requests = iter(self._requests)
+        except TypeError as error:
+            self._give_up(Ending(grpc.StatusCode.UNKNOWN, "Exception iterating requests!"), error)
+            return
+        if waits and type(requests) in CANNOT_BLOCK:
+            self._send_requests(requests)
+        else:
+            threading.Thread(
+                target=self._send_requests, args=(requests,), name="hvrpc-requests", daemon=True
+            ).start()
+
+    def _send_requests(self, requests: Iterator[Any]) -> None:
+        call = self._call
+        connection = self._connection
+        assert connection is not None
+        core = connection.core
+        while not call.ended:
+            try:
+                request = next(requests)
+            except StopIteration:
+                core.send(call, (), end=True)
+                connection.push()
+                return
+            except Exception as error:
+                logger.exception("Exception iterating requests!")
+                self._give_up(
+                    Ending(grpc.StatusCode.UNKNOWN, "Exception iterating requests!"), error
+                )
+                return
+            if call.ended:
+                return
+            try:
+                payload = self._method.payload(request)
+            except RpcError as error:
+                logger.exception("a request cannot be sent")
+                self._give_up(error._ending, error.__cause__)
+                return
+            queued = core.send(call, self._packed(payload))
+            if queued < 0:
+                return
+            if not connection.push():
+                connection.flush(self._deadline)
+            if queued > MUCH:
+                room = Call()
+                if core.queued(call, room) and not connection.wait(room, self._deadline):
+                    return
+
+    # --- Waiting ---------------------------------------------------------------------------------
+
+    def _on_connection(self, deadline: float | None) -> bool:
+        """Wait until it was begun. False when the time came first."""
+        begun = self._begun
+        if begun is not None:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            if not begun.wait(left):
+                return False
+            self._begun = None
+        return True
+
+    def _look(self, deadline: float | None) -> bool:
+        """Wait until there is something to look at. False when the time came first.
+
+        Whoever has looked at all there was sets `done` to False, looks again, and then calls this.
+        """
+        call = self._call
+        until = self._deadline
+        if deadline is not None and (until is None or deadline < until):
+            until = deadline
+        if not self._on_connection(until):
+            return self._late(until)
+        connection = self._connection
+        if call.ended or connection is None:
+            return True
+        if connection.wait(call, until):
+            return True
+        return self._late(until)
+
+    def _late(self, until: float | None) -> bool:
+        if until is not None and until == self._deadline:
+            self._give_up(DEADLINE_EXCEEDED)
+            return True
+        return False
+
+    def _is_repeated(self) -> bool:
+        """Whether a call that has failed was begun anew, because it has certainly not been run."""
+        call = self._call
+        failure = call.failure
+        if failure is None or type(self._requests) is not bytes or call.decided is not None:
+            return False
+        self._repetitions += 1
+        if may_have_run(failure) or not self._method.channel.session.repeat(
+            failure, self._repetitions, self._deadline, idempotent=False
+        ):
+            return False
+        watched = call.watched
+        self._call = StreamCall(call.most)
+        self._call.watched = watched
+        self._begin()
+        return True
+
+    def _take(self, deadline: float | None) -> bytes | None:
+        """The next message; None at the end. Raises TimeoutError when the time came first."""
+        while True:
+            call = self._call
+            try:
+                message = call.take()
+            except StatusError as error:
+                self._give_up(Ending(error.code, error.details), error)
+                return None
+            if message is not None:
+                connection = self._connection
+                if call.taken >= 0 and connection is not None and connection.core.consumed(call):
+                    connection.push()
+                return message
+            if call.ended:
+                # The end was seen; what came before it may have been seen too late.
+                if call.pieces:
+                    continue
+                if self._is_repeated():
+                    continue
+                self._retire()
+                return None
+            call.done = False
+            if call.pieces or call.ended:
+                call.done = True
+                continue
+            if not self._look(deadline):
+                raise grpc.FutureTimeoutError
+
+    def _retire(self) -> None:
+        connection = self._connection
+        if connection is not None and connection.core.draining:
+            self._method.channel.session.retire(connection)
+
+    # --- The end -------------------------------------------------------------------------------
+
+    def _give_up(self, ending: Ending, cause: BaseException | None = None) -> bool:
+        connection = self._connection
+        if connection is None:
+            self._refuse(ending, cause)
+            return True
+        if cause is not None:
+            self._cause = cause
+        if not connection.core.end(self._call, ending):
+            return False
+        connection.push()
+        self._finished()
+        return True
+
+    def cancel(self) -> bool:
+        """Give it up; the server's handler is told."""
+        return self._give_up(CANCELLED)
+
+    def _finished(self) -> None:
+        """It has ended: tell whoever wants to be told."""
+        if self._call.failure is not None and self._is_repeated():
+            return
+        with self._lock:
+            callbacks, self._callbacks = self._callbacks, None
+        if callbacks:
+            alarms.forget(self._overdue)
+            for callback in callbacks:
+                try:
+                    callback(self)
+                except Exception:
+                    logger.exception("a callback of a call failed")
+
+    def _overdue(self) -> None:
+        self._give_up(DEADLINE_EXCEEDED)
+
+    def _watch(self, callback: Callable[[Rpc], object]) -> bool:
+        """Call something when it has ended. False: it has."""
+        with self._lock:
+            if self._call.ended or self._callbacks is None:
+                return False
+            self._callbacks.append(callback)
+            first = len(self._callbacks) == 1
+        if first:
+            self._call.watched = self._finished
+            if self._deadline is not None:
+                alarms.at(self._deadline, self._overdue)
+            self._attend()
+        return True
+
+    def _attend(self) -> None:
+        if self._begun is None:
+            connection = self._connection
+            if connection is not None:
+                self._method.channel.attend(connection)
+                if self._call.ended:  # just before it was watched
+                    self._finished()
+        else:
+            threading.Thread(target=self._attend_later, name="hvrpc-begin", daemon=True).start()
+
+    def _attend_later(self) -> None:
+        self._on_connection(None)
+        self._attend()
+
+    def __del__(self) -> None:
+        try:
+            if not self._call.ended and self._callbacks == []:
+                self._give_up(CANCELLED)
+        except Exception:  # half made, or the interpreter is ending
+            pass
+
+    # --- grpc.Call -------------------------------------------------------------------------------
+
+    @property
+    def _ending(self) -> Ending:  # type: ignore[override]
+        return self._call.ending if self._refused is None else self._refused
+
+    def _wait_for_end(self) -> None:
+        """Until it has ended. What comes meanwhile stays to be taken."""
+        while not self._call.ended or self._is_repeated():
+            call = self._call
+            call.done = False
+            if call.ended:
+                call.done = True
+                continue
+            self._look(None)
+
+    def initial_metadata(self) -> Any:
+        """What the server sends before its responses. Waits for it."""
+        while True:
+            call = self._call
+            if call.headers is not None:
+                opening = call.opening
+                return () if opening is None else opening.metadata
+            if call.ended:
+                if self._is_repeated():
+                    continue
+                return ()
+            call.done = False
+            if call.headers is not None or call.ended:
+                call.done = True
+                continue
+            self._look(None)
+
+    def trailing_metadata(self) -> Any:
+        """What the server sends with its status. Waits for it."""
+        self._wait_for_end()
+        return self._ending.metadata
+
+    def code(self) -> grpc.StatusCode:
+        """How it ended. Waits for that."""
+        self._wait_for_end()
+        return self._ending.code
+
+    def details(self) -> str:
+        """Why it ended so. Waits for that."""
+        self._wait_for_end()
+        return self._ending.details
+
+    def debug_error_string(self) -> str:
+        """The same in one line. Waits for it."""
+        self._wait_for_end()
+        return RpcError.debug_error_string(self)
+
+    def is_active(self) -> bool:
+        """Whether it has not ended, as far as is known."""
+        return not self.done()
+
+    def time_remaining(self) -> float | None:  # type: ignore[override]
+        """Seconds until its deadline; None without one."""
+        return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
+
+    def add_callback(self, callback: Callable[[], object]) -> bool:
+        """Call something when it has ended. False: it has already."""
+        return self._watch(lambda _: callback())
+
+    # --- grpc.Future -----------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether it has ended, as far as has been read."""
+        if not self._call.ended and self._begun is None:
+            connection = self._connection
+            if connection is not None:
+                connection.refresh()
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                self._give_up(DEADLINE_EXCEEDED)
+        return self._call.ended
+
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return not self.done()
+
+    def cancelled(self) -> bool:
+        """Whether it was given up, by whichever side."""
+        return self._call.ended and self._ending.code is grpc.StatusCode.CANCELLED
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Call something with this when it has ended; at once if it has."""
+        if not self._watch(fn):
+            fn(self)
+
+    def traceback(self, timeout: float | None = None) -> Any:
+        """The traceback of :meth:`exception`."""
+        error = self.exception(timeout)
+        return None if error is None else error.__traceback__
+
+    def _error(self) -> Rpc:
+        """This as an error, with its cause."""
+        self.__cause__ = self._cause or self._call.failure
+        return self
+
+    def __str__(self) -> str:
+        if self._call.ended:
+            return describe(type(self).__name__, self._ending)
+        return f"<{type(self).__name__} of {self._method.path}, under way>"
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a call cannot be pickled")
+
+
+class UnaryResponse(Rpc):
+    """A call whose one response comes later."""
+
+    _response: Any = None
+    _has_response = False
+    _messages: list[bytes] | None = None
+    _one_fetches: Any = None
+
+    def _fetch(self, timeout: float | None) -> bool:
+        """Wait for the response, and keep it. False when it failed."""
+        with self._fetching():
+            if not self._has_response and self._refused is None:
+                deadline = None if timeout is None else time.monotonic() + timeout
+                self._read_all(deadline)
+        return self._ending.code is grpc.StatusCode.OK
+
+    def _fetching(self) -> Any:
+        with self._lock:
+            if self._one_fetches is None:
+                self._one_fetches = threading.RLock()
+            return self._one_fetches
+
+    def _read_all(self, deadline: float | None) -> None:
+        if self._messages is None:
+            self._messages = []
+        messages = self._messages
+        while (message := self._take(deadline)) is not None:
+            messages.append(message)
+        ending = self._ending
+        if ending.code is not grpc.StatusCode.OK:
+            return
+        if len(messages) != 1:
+            self._refused = NO_RESPONSE
+            return
+        deserialize = self._method.deserialize
+        try:
+            self._response = messages[0] if deserialize is None else deserialize(messages[0])
+            self._has_response = True
+        except Exception as error:
+            self._cause = error
+            self._refused = Ending(grpc.StatusCode.INTERNAL, "Exception deserializing response!")
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The response; waits for it. Raises :class:`grpc.RpcError`, FutureTimeoutError, or
+        FutureCancelledError."""
+        if self._fetch(timeout):
+            return self._response
+        if self._refused is CANCELLED or self._call.decided is CANCELLED:
+            raise grpc.FutureCancelledError
+        raise self._error()
+
+    def exception(self, timeout: float | None = None) -> Any:
+        """The error that it ended in; None if there was none. Waits for the end."""
+        if self._fetch(timeout):
+            return None
+        if self._refused is CANCELLED or self._call.decided is CANCELLED:
+            raise grpc.FutureCancelledError
+        return self._error()
+
+
+class StreamResponse(Rpc):
+    """A call whose responses come one after the other: an iterator."""
+
+    def __iter__(self) -> StreamResponse:
+        return self
+
+    def __next__(self) -> Any:
+        message = self._take(None)
+        if message is None:
+            if self._ending.code is grpc.StatusCode.OK:
+                raise StopIteration
+            raise self._error()
+        deserialize = self._method.deserialize
+        if deserialize is None:
+            return message
+        try:
+            return deserialize(message)
+        except Exception as error:
+            ending = Ending(grpc.StatusCode.INTERNAL, "Exception deserializing response!")
+            self._give_up(ending, error)
+            self._refused = ending
+            raise self._error() from error
+
+    def next(self) -> Any:
+        """The next response."""
+        return self.__next__()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end, which is the result. Raises :class:`grpc.RpcError`."""
+        self._wait_for_end()
+        if self._ending.code is grpc.StatusCode.OK:
+            return self
+        raise self._error()
+
+    def exception(self, timeout: float | None = None) -> Any:
+        """The error that it ended in; None if there was none. Waits for the end."""
+        self._wait_for_end()
+        return None if self._ending.code is grpc.StatusCode.OK else self._error()
+
+
+NO_RESPONSE: Final = Ending(
+    grpc.StatusCode.UNIMPLEMENTED, "the server sent no response, or more than one"
+)

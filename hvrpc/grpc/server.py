@@ -1,0 +1,455 @@
+"""The blocking server, with the methods of :class:`grpc.Server`.
+
+    server = hvrpc.grpc.server(futures.ThreadPoolExecutor(10))
+    add_GreeterServicer_to_server(Greeter(), server)
+    server.add_insecure_port("hvsock://any/50051")
+    server.start()
+    server.wait_for_termination()
+
+A handler runs on the thread that has read its request. Should it take longer than a moment, another
+thread reads on meanwhile (`hvrpc/session/threads`), so handlers may block, and may call back.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any, Final
+
+import grpc
+
+from ..addresses import Address
+from ..http2 import Fields, Settings
+from ..session.core import Call
+from ..session.threads import Connection
+from ..session.threads import Server as Acceptor
+from ..sockets import Stream
+from . import metadata, status
+from .context import Context
+from .handlers import Handlers, check_interceptors, details_of, intercepted, logger
+from .messages import MOST_JOINED, SERVER, check_sent, compress, pack, pieces
+from .options import ServerOptions
+from .serving import ServerCall, ServerCore
+from .status import StatusError
+from .wire import PLAIN
+from .workers import workers_of
+
+MUCH: Final = 256 * 1024
+"""Bytes of one response that may wait to be sent before its handler has to wait."""
+LEAST_METADATA: Final = 1024
+
+
+class Server(grpc.Server):
+    """Serves gRPC on addresses of hvrpc. Made by :func:`hvrpc.grpc.server`."""
+
+    def __init__(
+        self,
+        thread_pool: futures.Executor | None = None,
+        handlers: Sequence[grpc.GenericRpcHandler] | None = None,
+        interceptors: Sequence[grpc.ServerInterceptor] | None = None,
+        options: Sequence[tuple[str, Any]] | None = None,
+        maximum_concurrent_rpcs: int | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> None:
+        self._options = ServerOptions.of(options)
+        self._handlers = Handlers(handlers)
+        self._interceptors = check_interceptors(interceptors, "grpc.ServerInterceptor")
+        self._find = intercepted(self._interceptors, self._handlers.find)
+        self._compression = self._options.compression if compression is None else compression
+        self._workers = workers_of(thread_pool)
+        self._most = maximum_concurrent_rpcs
+        self._stopping: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._stop_lock = threading.Lock()
+        self.most_received = self._options.most_received
+        self._most_sent = self._options.most_sent
+        self._settings = settings_of(self._options)
+        self._acceptor: Acceptor[ServerCore] = Acceptor(self._make_core)
+        self._cores: set[ServerCore] = set()
+
+    def _make_core(
+        self, stream: Stream, connection: Callable[[], Connection[ServerCore]]
+    ) -> ServerCore:
+        core = ServerCore(self, self._settings)
+        core.peer = stream.peer
+        core.get_connection = connection
+        return core
+
+    # --- What users call -------------------------------------------------------------------------
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
+        """Add handlers that are asked for each method in turn."""
+        self._handlers.add_generic(generic_rpc_handlers)
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, Any]
+    ) -> None:
+        """Add the methods of a service."""
+        self._handlers.add_registered(service_name, method_handlers)
+
+    def add(self, servicer: Any) -> None:
+        """Add a servicer that `hvrpc codegen` has made the base of."""
+        servicer.add_to(self)
+
+    def add_insecure_port(self, address: Address | str) -> int:
+        """Listen on an address, and return its port: 1 where there is none, as in grpcio.
+
+        Who may call is for the credentials to say: see `add_secure_port`. Raises
+        :class:`hvrpc.AddressError` or :class:`hvrpc.ListenError`.
+        """
+        return self._listen(address)
+
+    def add_secure_port(
+        self, address: Address | str, server_credentials: grpc.ServerCredentials
+    ) -> int:
+        """Listen on an address for callers that these credentials admit."""
+        raise NotImplementedError
+
+    def _listen(self, address: Address | str) -> int:
+        where = self._acceptor.listen(address)
+        return getattr(where, "port", None) or 1
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens."""
+        return self._acceptor.addresses
+
+    def start(self) -> None:
+        """Begin to serve, and return at once. Raises ValueError the second time."""
+        if self._stopping is not None:
+            raise ValueError("Cannot start already-stopped server!")
+        self._acceptor.start()
+
+    def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """Wait until it has stopped. True: the time was up first."""
+        return not self._stopped.wait(timeout)
+
+    def stop(self, grace: float | None) -> threading.Event:
+        """Take no more calls, give those under way `grace` seconds, and end.
+
+        Returns at once; the event is set when all is over. A second call with less grace shortens it.
+        """
+        with self._stop_lock:
+            if self._stopping is None:
+                self._stopping = threading.Thread(
+                    target=self._stop, args=(grace or 0.0,), name="hvrpc-stop", daemon=True
+                )
+                self._stopping.start()
+        return self._stopped
+
+    def _stop(self, grace: float) -> None:
+        self._acceptor.close(grace)
+        self._stopped.set()
+
+    # --- What the cores call -----------------------------------------------------------------------
+
+    def takes_one(self, path: str) -> bool:
+        """Whether the requests of this method are one message each, as far as is known."""
+        return self._handlers.takes_one(path)
+
+    def run(self, call: ServerCall) -> None:
+        """Carry a call out, or let it wait for its turn."""
+        self._workers.run(self._carry_out, call)
+
+    # --- One call --------------------------------------------------------------------------------
+
+    def _carry_out(self, call: ServerCall) -> None:
+        core = call.core
+        try:
+            if not call.cancelled:
+                contextvars.Context().run(self._handle, call)
+        except Exception:
+            logger.exception("%s failed in a way that it should not", call.request.path)
+            _end(call, grpc.StatusCode.INTERNAL, "the server failed; its log says how")
+        finally:
+            core.ended(call)
+
+    def _handle(self, call: ServerCall) -> None:
+        handler = self._find_handler(call)
+        if handler is None:
+            return
+        context = Context(call, self._compression)
+        try:
+            if handler.request_streaming:
+                request: Any = Requests(call, context, handler.request_deserializer)
+            else:
+                request = self._only_request(call, context, handler.request_deserializer)
+                if request is None:
+                    return
+            if handler.response_streaming:
+                behaviour = (
+                    handler.stream_stream if handler.request_streaming else handler.unary_stream
+                )
+                self._stream(call, context, behaviour, request, handler.response_serializer)
+            else:
+                behaviour = (
+                    handler.stream_unary if handler.request_streaming else handler.unary_unary
+                )
+                self._unary(call, context, behaviour, request, handler.response_serializer)
+        finally:
+            context._finished = True
+            if handler.request_streaming:
+                call.core.stop_reading(call)
+            if context._callbacks is not None:
+                call.on_cancelled = None
+                context._run_callbacks()
+
+    def _find_handler(self, call: ServerCall) -> Any:
+        """The handler; None when the call was answered because there is none."""
+        request = call.request
+        try:
+            handler = (
+                self._handlers.known.get(request.path) if not self._interceptors else None
+            ) or self._find(details_of(request))
+        except Exception as error:
+            logger.exception("Exception servicing handler: %s", error)
+            _end(call, grpc.StatusCode.UNKNOWN, "Error in service handler!")
+            return None
+        if handler is None:
+            _end(call, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        return handler
+
+    def _only_request(self, call: ServerCall, context: Context, deserialize: Any) -> Any:
+        """The request of a method that takes one; None when the call was answered otherwise."""
+        try:
+            if call.error is not None:
+                raise call.error
+            if call.request.problem is not None:
+                raise call.request.problem
+            message = call.take()
+            if message is None and not call.request_ended:
+                message = Requests(call, context, None)._wait()
+        except StatusError as error:
+            _end(call, error.code, error.details)
+            return None
+        except grpc.RpcError:
+            return None
+        if message is None:
+            what = f'"{call.request.path}" requires exactly one request message.'
+            _end(call, grpc.StatusCode.UNIMPLEMENTED, what)
+            return None
+        if deserialize is None:
+            return message
+        try:
+            return deserialize(message)
+        except Exception:
+            logger.exception("Exception deserializing message!")
+            _end(call, grpc.StatusCode.INTERNAL, "Exception deserializing request!")
+            return None
+
+    def _unary(
+        self, call: ServerCall, context: Context, behaviour: Any, request: Any, serialize: Any
+    ) -> None:
+        try:
+            response = behaviour(request, context)
+        except Exception as error:
+            _failed(call, context, error, "calling application")
+            return
+        payload = self._serialized(call, context, response, serialize)
+        if payload is None:
+            return
+        if context._plain and len(payload) <= MOST_JOINED:
+            call.core.answer(call, pack(payload))
+            return
+        self._send(call, context, payload, last=True)
+        _end_with(call, context)
+
+    def _stream(
+        self, call: ServerCall, context: Context, behaviour: Any, request: Any, serialize: Any
+    ) -> None:
+        try:
+            responses = behaviour(request, context)
+        except Exception as error:
+            _failed(call, context, error, "calling application")
+            return
+        while True:
+            try:
+                response = next(responses)
+            except StopIteration:
+                break
+            except Exception as error:
+                _failed(call, context, error, "iterating responses")
+                return
+            payload = self._serialized(call, context, response, serialize)
+            if payload is None:
+                return
+            if not self._send(call, context, payload):
+                _close(responses)
+                return
+        _end_with(call, context)
+
+    def _serialized(
+        self, call: ServerCall, context: Context, response: Any, serialize: Any
+    ) -> bytes | None:
+        payload: bytes | None
+        try:
+            payload = response if serialize is None else serialize(response)
+        except Exception:
+            logger.exception("Exception serializing message!")
+            payload = None
+        if payload is None:
+            _end_with(call, context, grpc.StatusCode.INTERNAL, "Failed to serialize response!")
+        elif len(payload) > self._most_sent:
+            try:
+                check_sent(len(payload), self._most_sent, SERVER)
+            except StatusError as error:
+                _end_with(call, context, error.code, error.details)
+            return None
+        return payload
+
+    def _send(
+        self, call: ServerCall, context: Context, payload: bytes, *, last: bool = False
+    ) -> bool:
+        """Send a message, waiting while too much waits to be sent. False: nobody wants it."""
+        core = call.core
+        connection = core.connection
+        if not call.headers_sent:
+            context._send_headers()
+        compressed = False
+        if context._compression is not PLAIN and context._compress_next:
+            payload, compressed = compress(payload, context._compression)
+        context._compress_next = True
+        queued = core.send(call, pieces(payload, compressed))
+        if queued < 0 or call.is_late:
+            return False
+        if last:
+            return True
+        if not connection.push():
+            connection.flush(call.deadline)
+        if queued > MUCH:
+            room = Call()
+            if core.queued(call, room):
+                connection.wait(room, call.deadline)
+        return not call.cancelled
+
+
+def settings_of(options: ServerOptions) -> Settings:
+    """What HTTP/2 offers for these options."""
+    chosen: dict[str, int] = {}
+    if options.most_streams is not None:
+        chosen["max_concurrent_streams"] = options.most_streams
+    if options.most_metadata is not None:
+        chosen["max_header_list_size"] = max(options.most_metadata, LEAST_METADATA)
+    return Settings(**chosen)
+
+
+class Requests(Iterator[Any]):
+    """The requests of a call, as they come."""
+
+    def __init__(self, call: ServerCall, context: Context, deserialize: Any) -> None:
+        self._call = call
+        self._context = context
+        self._deserialize = deserialize
+
+    def __iter__(self) -> Requests:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            message = self._wait()
+        except StatusError as error:
+            return self._refuse(error.code, error.details)
+        if message is None:
+            raise StopIteration
+        if self._deserialize is None:
+            return message
+        try:
+            return self._deserialize(message)
+        except Exception:
+            logger.exception("Exception deserializing message!")
+        return self._refuse(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
+
+    def _refuse(self, code: grpc.StatusCode, details: str) -> Any:
+        """What came cannot be used: that is how the call ends, whatever the handler does."""
+        _end_with(self._call, self._context, code, details)
+        self._call.core.connection.push()
+        raise grpc.RpcError
+
+    def _wait(self) -> bytes | None:
+        """The next message; None after the last. Raises RpcError when the caller has gone."""
+        call = self._call
+        core = call.core
+        connection = core.connection
+        while True:
+            message = call.take()
+            if message is not None:
+                if call.taken and core.consumed(call):
+                    connection.push()
+                return message
+            if call.cancelled:
+                raise grpc.RpcError
+            if call.answered:
+                return None
+            if call.request_ended:
+                # The end was seen; what came before it may have been seen too late.
+                if call.pieces:
+                    continue
+                return None
+            call.done = False
+            if call.pieces or call.request_ended or call.cancelled:
+                continue
+            if core.outgoing:
+                connection.push()
+            if not connection.wait(call, call.deadline):
+                raise grpc.RpcError
+
+
+def _failed(call: ServerCall, context: Context, error: Exception, doing: str) -> None:
+    """A handler has raised: answer, unless it was the end of the call that it raised for."""
+    if context._aborted:
+        _end_with(call, context, grpc.StatusCode.UNKNOWN, "RPC Aborted")
+        return
+    if call.cancelled or call.answered:
+        if not isinstance(error, grpc.RpcError):
+            logger.debug("%s raised after the call had ended", call.request.path, exc_info=error)
+        return
+    if isinstance(error, grpc.RpcError) and call.is_late:
+        _end_with(call, context, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        return
+    try:
+        details = f"Exception {doing}: {error}"
+    except Exception:
+        details = "Calling application raised unprintable Exception!"
+    logger.error(details, exc_info=error)
+    _end_with(call, context, grpc.StatusCode.UNKNOWN, details)
+
+
+def _end(call: ServerCall, code: grpc.StatusCode, details: str) -> None:
+    """End a call with a status, before its handler was run."""
+    call.core.end(call, code, ((b"grpc-message", status.encode_message(details)),))
+
+
+def _end_with(
+    call: ServerCall,
+    context: Context,
+    otherwise: grpc.StatusCode = grpc.StatusCode.OK,
+    why: str = "",
+) -> None:
+    """End a call with what its handler has set, or else with this."""
+    if call.answered:
+        return
+    code = context._code
+    if code is None or (code is grpc.StatusCode.OK and otherwise is not code):
+        code = otherwise
+    elif not isinstance(code, grpc.StatusCode):
+        code = grpc.StatusCode.UNKNOWN
+    details = why if context._details is None else context._details
+    extra: Fields = ((b"grpc-message", status.encode_message(details)),) if details else ()
+    if context._trailing:
+        try:
+            extra += metadata.to_fields(context._trailing)
+        except (TypeError, ValueError) as error:
+            logger.exception("%s: trailing metadata cannot be sent: %s", call.request.path, error)
+    call.core.end(call, code, extra)
+
+
+def _close(responses: Any) -> None:
+    """Nobody wants the rest of a generator: let it clean up."""
+    close = getattr(responses, "close", None)
+    if close is not None:
+        try:
+            close()
+        except Exception:
+            logger.exception("a handler failed while it was closed")
