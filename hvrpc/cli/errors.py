@@ -114,7 +114,7 @@ def problem_of(error: BaseException) -> Problem | None:
         what = f"{error.text!r} is not an address"
         return Problem(what, f"{error.problem}{where}", f"write it like {error.example}", code)
     if isinstance(error, errors.UnsupportedError):
-        what = f"{error.operation} {error.address} is not possible here"
+        what = f"{error.operation} {error.address}".strip() + " is not possible here"
         return Problem(what, error.problem, error.remedy, code)
     if isinstance(error, errors.UnknownName):
         candidates = "".join(f"\n{each}" for each in error.candidates)

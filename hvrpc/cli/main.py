@@ -16,6 +16,10 @@ from .errors import ExitCode, report
 
 COMMANDS: dict[str, dict[str, str]] = {
     # What stands in `hvrpc --help`: command and one line. The module is `commands/<name>.py`.
+    "Look after a machine": {
+        "service": "register services that this Windows host offers its guests",
+        "vms": "show the VMs of this host",
+    },
     "Use it from a shell": {
         "completion": "complete commands and options with the tab key",
     },

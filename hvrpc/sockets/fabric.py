@@ -291,6 +291,12 @@ class Fabric:
             json.dump({"id": str(self.here.id), "name": self.here.name}, file)
         os.replace(draft, path)
 
+    def guests(self) -> list[tuple[Vm, bool]]:
+        """The guests that were ever here, by name, and whether each is running."""
+        known = (self.known_vm(short_id) for short_id in names_in(self.path("vms", "")))
+        found = [(vm, self.is_running(vm)) for vm in known if vm is not None]
+        return sorted(found, key=lambda entry: (entry[0].name or "", entry[0].id.int))
+
     # --- Members ---
 
     def is_running(self, vm: Vm) -> bool:
@@ -472,6 +478,11 @@ def open_fabric(address: object, operation: str) -> Fabric:
     if not fabric.here.is_host:
         stay(fabric)
     return fabric
+
+
+def guests_of(name: str) -> list[tuple[Vm, bool]]:
+    """The guests of a fabric, and whether each is running. Only looks: nothing is made there."""
+    return Fabric(name, HOST, folder_of(name)).guests()
 
 
 class Unusable(Exception):

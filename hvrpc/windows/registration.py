@@ -157,6 +157,11 @@ def find(which: str, store: Store | None = None, *, operation: str = "find servi
     return _find(which, services(store), which, operation)
 
 
+def is_meant(which: str, service: Service) -> bool:
+    """Whether a name, a port or a GUID means this service."""
+    return any(same(service) for same in (_has_id(which), _is_called(which)))
+
+
 def find_id(name: str, *, address: str, operation: str) -> UUID:
     """The id of the service with this name, for an address that is being opened."""
     return _find(name, services(), address, operation).id

@@ -10,7 +10,7 @@ import pytest
 
 from hvrpc import Address, ConnectTimeout, ListenError, UnknownName, UnsupportedError
 from hvrpc.sockets import causes, names
-from hvrpc.windows import registration, registry
+from hvrpc.windows import registration, registry, virtual_machines
 from hvrpc.windows.virtual_machines import Directory, Kind, Listing, VirtualMachine
 
 from ..windows.fake_registry import FakeRegistry
@@ -71,7 +71,7 @@ class Host:
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     here = Host()
     monkeypatch.setattr(names, "sys", SimpleNamespace(platform="win32"))
-    monkeypatch.setattr(names.virtual_machines, "directory", Directory(here.vms))
+    monkeypatch.setattr(virtual_machines, "directory", Directory(here.vms))
     for user in (registration, registry):
         monkeypatch.setattr(user, "open_registry", lambda *what: here.registry)
     return here

@@ -52,7 +52,7 @@ def test_data_goes_by_the_environment_and_never_into_the_script(
         seen.update(settings, words=words)
         return subprocess.CompletedProcess(words, 0, b'{"answer":[1]}\n', b"")
 
-    monkeypatch.setattr(powershell.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     assert ask("$env:HVRPC_NAME", data={"HVRPC_NAME": EVIL}, timeout=3) == [1]
     assert seen["env"]["HVRPC_NAME"] == EVIL
     assert EVIL not in script_in(seen["words"])

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from hvrpc import HvrpcError, PrivilegeError, UnknownName, UnsupportedError
-from hvrpc.windows import powershell, virtual_machines
+from hvrpc.windows import powershell, privileges, virtual_machines
 from hvrpc.windows.powershell import PowerShellError, parse
 from hvrpc.windows.privileges import Privileges
 from hvrpc.windows.virtual_machines import (
@@ -98,9 +98,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
 
 
 def privileged(monkeypatch: pytest.MonkeyPatch, *, is_member: bool) -> None:
-    monkeypatch.setattr(
-        virtual_machines.privileges, "current", lambda: Privileges(False, is_member)
-    )
+    monkeypatch.setattr(privileges, "current", lambda: Privileges(False, is_member))
 
 
 def test_a_host_without_vms(monkeypatch: pytest.MonkeyPatch) -> None:
