@@ -72,6 +72,15 @@ class Failure(click.ClickException):
         print_problem(self.problem)
 
 
+def missing(package: str, extra: str) -> Failure:
+    """A package is not installed that comes with an extra."""
+    return Failure(
+        f"this needs {package}, which is not installed here",
+        do=f'{sys.executable} -m pip install "hvrpc[{extra}]"',
+        code=ExitCode.MISSING,
+    )
+
+
 CODES: Final[tuple[tuple[type[BaseException], ExitCode], ...]] = (
     # The first class that fits.
     (errors.AddressError, ExitCode.USAGE),
@@ -177,7 +186,7 @@ def _remote(error: errors.RemoteError) -> Problem:
         why = f"{why}\n{error.remote_traceback.rstrip()}"
     do = ""
     if isinstance(error, errors.MethodNotFound) and error.address:
-        do = f"hvrpc list {error.address} shows its methods"
+        do = f"hvrpc list --msgpack {error.address} shows its methods"
     what = f"{error.method} at {error.address}".removesuffix(" at ")
     return Problem(f"{what} answered with an error", why, do, code_of(error))
 

@@ -16,6 +16,14 @@ from .errors import ExitCode, report
 
 COMMANDS: dict[str, dict[str, str]] = {
     # What stands in `hvrpc --help`: command and one line. The module is `commands/<name>.py`.
+    "Call": {
+        "call": "call a method",
+        "list": "list services and methods",
+        "describe": "show what a method takes and returns",
+        "health": "ask whether a server is well",
+        "ping": "tell how long answers take, line by line",
+        "bench": "tell how many calls a server answers",
+    },
     "Look after a machine": {
         "service": "register services that this Windows host offers its guests",
         "vms": "show the VMs of this host",

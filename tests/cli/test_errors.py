@@ -80,7 +80,7 @@ REFUSED = library.ConnectRefused(
             Problem(
                 "ad at unix:///a answered with an error",
                 "no method 'ad' [-32601]",
-                "hvrpc list unix:///a shows its methods",
+                "hvrpc list --msgpack unix:///a shows its methods",
                 ExitCode.REFUSED,
             ),
         ),

@@ -1,0 +1,120 @@
+"""Who is called: the address and the options that all commands share which call somebody."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final, TypeVar
+
+import click
+
+from ..addresses import Address
+from .errors import missing
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+TIMEOUT: Final = 10.0
+"""Seconds for everything, unless told otherwise: somebody waits at the keyboard."""
+
+
+class AddressType(click.ParamType[Address]):
+    """An address, read before anything is done. Its errors are those of `AddressError`."""
+
+    name = "address"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Address:
+        return Address.parse(value)
+
+
+ADDRESS: Final = AddressType()
+
+
+@dataclass(frozen=True)
+class Target:
+    """Somebody to call, and how."""
+
+    address: Address
+    msgpack: bool = False
+    timeout: float | None = TIMEOUT
+    wait: bool = False
+    """Whether to wait for one that is not there yet."""
+    protos: tuple[str, ...] = ()
+    """Files that say what it serves, for servers that do not."""
+    include: tuple[str, ...] = ()
+    foreign: bool = False
+    """Whether it must not be asked what only hvrpc knows."""
+
+    @property
+    def protocol(self) -> ModuleType:
+        """The module that speaks its protocol; both have the same functions."""
+        if self.msgpack:
+            from . import over_msgpack
+
+            return over_msgpack
+        try:
+            from . import over_grpc
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] not in ("grpc", "google"):
+                raise
+            raise missing("grpcio", "grpc") from error
+        return over_grpc
+
+
+def target_options(function: Function) -> Function:
+    """Give a command ADDRESS and the options of a call; it gets the parameter `target`."""
+
+    @click.argument("address", type=ADDRESS)
+    @click.option("--msgpack", is_flag=True, help="It speaks msgpack-RPC, not gRPC.")
+    @click.option(
+        "--foreign",
+        is_flag=True,
+        help="With --msgpack: it is not hvrpc's, and does not answer what it does not know.",
+    )
+    @timeout_option
+    @click.option(
+        "--proto",
+        "protos",
+        multiple=True,
+        type=click.Path(exists=True, dir_okay=False),
+        help="A .proto file, or a descriptor set, of a server without reflection.",
+    )
+    @click.option(
+        "-I",
+        "--include",
+        multiple=True,
+        type=click.Path(exists=True, file_okay=False),
+        help="A folder that --proto files import from.",
+    )
+    @click.option("--wait", is_flag=True, help="Wait for a service that is not there yet.")
+    @functools.wraps(function)
+    def command(
+        *args: Any,
+        address: Address,
+        msgpack: bool,
+        timeout: float,
+        wait: bool,
+        protos: tuple[str, ...],
+        include: tuple[str, ...],
+        foreign: bool,
+        **others: Any,
+    ) -> Any:
+        target = Target(address, msgpack, timeout or None, wait, protos, include, foreign)
+        return function(*args, target=target, **others)
+
+    return command  # type: ignore[return-value]
+
+
+def timeout_option(function: Function) -> Function:
+    return click.option(
+        "-t",
+        "--timeout",
+        type=click.FloatRange(min=0),
+        default=TIMEOUT,
+        show_default=True,
+        metavar="SECONDS",
+        help="For connecting and for the call; 0: no limit.",
+    )(function)

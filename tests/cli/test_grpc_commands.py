@@ -1,0 +1,232 @@
+"""The commands that call, over gRPC: on grpcio's engine, which proves them right, and on ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hvrpc.cli.errors import ExitCode
+
+from ..grpc.contract.engines import Engine
+from ..sockets.places import short_folder
+from .runs import run
+from .servers import PROTO, SHOP, grpc_server
+
+ORDER = f"{SHOP}/Order"
+
+
+def answer(result: Any) -> Any:
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def request_of(result: Any) -> Any:
+    return answer(result)["request"]
+
+
+@pytest.mark.parametrize(
+    "method", [ORDER, f"/{ORDER}", "shop.v1.Shop.Order", "Shop.Order", "Order"]
+)
+def test_a_method_may_be_named_as_briefly_as_is_clear(shop: str, method: str) -> None:
+    assert answer(run("call", shop, method, "name=disk"))["text"] == "0 x disk"
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (["name=5"], "name", "5"),
+        (["count=5"], "count", 5),
+        (["size=LARGE"], "size", "LARGE"),
+        (["size=1"], "size", "LARGE"),
+        (["picture=hey"], "picture", "aGV5"),
+        (["tags=a", "tags=1"], "tags", ["a", "1"]),
+        (['tags=["a", "b"]'], "tags", ["a", "b"]),
+        (["stock.a=1", "stock.b.c=2"], "stock", {"a": 1, "b.c": 2}),
+        (['stock={"a": 3}'], "stock", {"a": 3}),
+        (["address.city=Ulm"], "address", {"city": "Ulm"}),
+        (['address={"city": "Ulm"}'], "address", {"city": "Ulm"}),
+        (["price=1.5"], "price", 1.5),
+        (["due=2026-01-02T03:04:05Z"], "due", "2026-01-02T03:04:05Z"),
+        (["cash=true"], "cash", True),
+        (['{"name": "x", "count": 2}'], "count", 2),
+        ([], "name", ""),
+    ],
+)
+def test_fields(shop: str, words: list[str], field: str, value: Any) -> None:
+    assert request_of(run("call", shop, ORDER, *words))[field] == value
+
+
+def test_streams_of_answers_are_lines(shop: str) -> None:
+    result = run("call", shop, "Watch", "name=x", "count=3", "--json")
+    assert [json.loads(line)["total"] for line in result.stdout.splitlines()] == ["0", "1", "2"]
+
+
+def test_streams_of_requests(shop: str, tmp_path: Path) -> None:
+    assert answer(run("call", shop, "Fill", '{"count": 1}', '{"count": 2}'))["total"] == "3"
+    assert answer(run("call", shop, "Fill"))["total"] == "0"
+    assert answer(run("call", shop, "Fill", "count=4"))["total"] == "4"
+    file = tmp_path / "orders"
+    file.write_text('{"count": 1}\n{"count": 5}\n', encoding="utf-8")
+    assert answer(run("call", shop, "Fill", f"@{file}"))["total"] == "6"
+    result = run("call", shop, "Talk", "@-", "--json", input='{"name": "a"}\n{"name": "b"}\n')
+    assert [json.loads(line)["text"] for line in result.stdout.splitlines()] == ["a", "b"]
+
+
+def test_metadata_goes_both_ways(shop: str) -> None:
+    result = run("call", shop, ORDER, "-H", "who=me", "--show-metadata")
+    assert result.exit_code == 0
+    assert "header   seen: me\n" in result.stderr
+    assert "trailer  cost-bin: 01\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["Refuse", "name=beer"], ExitCode.REFUSED, "no beer today"),
+        (["Nothing"], ExitCode.REFUSED, "there is no method Nothing"),
+        ([ORDER, "nme=x"], ExitCode.USAGE, "has no field nme; it has: name, count"),
+        ([ORDER, "count=many"], ExitCode.USAGE, "this is no shop.v1.OrderRequest"),
+        ([ORDER, "count=1", "count=2"], ExitCode.USAGE, "count is given twice"),
+        ([ORDER, "name.x=1"], ExitCode.USAGE, "name is no message"),
+        ([ORDER, "5"], ExitCode.USAGE, "this is no shop.v1.OrderRequest"),
+        ([ORDER, "{}", "{}"], ExitCode.USAGE, "takes one message, not 2"),
+        ([ORDER, "{}", "name=x"], ExitCode.USAGE, "not both"),
+        (["Fill", "5"], ExitCode.USAGE, "this is no shop.v1.OrderRequest"),
+        ([ORDER, "--notify"], ExitCode.USAGE, "gRPC has no notifications"),
+    ],
+)
+def test_calls_that_fail(shop: str, words: list[str], code: int, told: str) -> None:
+    result = run("call", shop, *words)
+    assert (result.exit_code, result.stdout) == (code, ""), result.stderr
+    assert told in result.stderr
+
+
+def test_what_is_wrong_in_the_midst_of_a_stream_gives_up_the_call(shop: str) -> None:
+    result = run("call", shop, "Fill", "@-", input='{"count": 1}\n{"nothing": 2}\n')
+    assert (result.exit_code, result.stdout) == (ExitCode.USAGE, "")
+    assert "nothing" in result.stderr
+
+
+def test_nobody_at_the_address(engine: Engine) -> None:
+    with short_folder() as folder:
+        result = run("call", f"unix://{folder}/nobody", ORDER)
+    assert result.exit_code == ExitCode.NO_CONNECTION
+    assert result.stderr.startswith("error  ")
+
+
+def test_a_server_without_reflection_needs_a_file(silent_shop: str, tmp_path: Path) -> None:
+    result = run("call", silent_shop, ORDER)
+    assert result.exit_code == ExitCode.REFUSED
+    assert "--proto" in result.stderr
+    assert answer(run("call", silent_shop, ORDER, "name=x", "--proto", PROTO))["text"] == "0 x x"
+    elsewhere = tmp_path / "import_it.proto"
+    elsewhere.write_text('syntax = "proto3"; import "shop.proto";', encoding="utf-8")
+    words = ["--proto", elsewhere, "-I", PROTO.parent]
+    assert answer(run("call", silent_shop, ORDER, "name=x", *words))["text"] == "0 x x"
+
+
+def test_a_file_that_is_no_proto(engine: Engine, tmp_path: Path) -> None:
+    broken = shutil.copy(PROTO, tmp_path / "broken.proto")
+    Path(broken).write_text("this is nothing", encoding="utf-8")
+    result = run("call", "unix:///nobody", ORDER, "--proto", broken)
+    assert result.exit_code == ExitCode.USAGE
+    other = tmp_path / "set.bin"
+    other.write_bytes(b"\xff\xff")
+    result = run("call", "unix:///nobody", ORDER, "--proto", other)
+    assert result.exit_code == ExitCode.USAGE
+    assert "is neither" in result.stderr
+
+
+def test_list(shop: str) -> None:
+    lines = run("list", shop).stdout.splitlines()
+    assert lines[lines.index(SHOP) + 1] == "  Order(OrderRequest) -> OrderReply"
+    assert "  Talk(stream of OrderRequest) -> stream of OrderReply" in lines
+    assert run("list", shop, "Till").stdout == (
+        "shop.v1.Till\n  Open(OrderRequest) -> OrderReply\n"
+    )
+    rows = json.loads(run("list", shop, SHOP, "--json").stdout)
+    assert rows[1] == {
+        "service": SHOP,
+        "method": "Watch",
+        "signature": "Watch(OrderRequest) -> stream of OrderReply",
+        "request": "shop.v1.OrderRequest",
+        "response": "shop.v1.OrderReply",
+        "client_streaming": False,
+        "server_streaming": True,
+    }
+
+
+def test_describe_shows_what_the_proto_says(shop: str) -> None:
+    told = run("describe", shop, "shop.v1.OrderRequest").stdout
+    assert told == PROTO_OF_ORDER_REQUEST
+    assert "rpc Order(shop.v1.OrderRequest) returns (shop.v1.OrderReply);" in told_of(shop, "Order")
+    assert "message shop.v1.OrderReply {" in told_of(shop, "Order")
+    assert told_of(shop, "shop.v1.Size") == "enum shop.v1.Size {\n  SMALL = 0;\n  LARGE = 1;\n}\n"
+    assert "service shop.v1.Till {" in told_of(shop)
+    unknown = run("describe", shop, "shop.v1.Nothing")
+    assert unknown.exit_code == ExitCode.REFUSED
+
+
+def told_of(shop: str, *words: str) -> str:
+    return run("describe", shop, *words).stdout
+
+
+PROTO_OF_ORDER_REQUEST = """\
+message shop.v1.OrderRequest {
+  string name = 1;
+  int32 count = 2;
+  shop.v1.Size size = 3;
+  bytes picture = 4;
+  repeated string tags = 5;
+  map<string, int32> stock = 6;
+  shop.v1.OrderRequest.Address address = 7;
+  optional double price = 8;
+  google.protobuf.Timestamp due = 9;
+  oneof payment {
+    string card = 10;
+    bool cash = 11;
+  }
+  message Address {
+    string city = 1;
+  }
+}
+"""
+
+
+def test_health(engine: Engine) -> None:
+    with (
+        short_folder() as folder,
+        grpc_server(engine.load(), engine.at(f"{folder}/s")) as health,
+    ):
+        address = f"unix://{folder}/s"
+        assert health is not None
+        assert run("health", address).stdout == "SERVING\n"
+        assert json.loads(run("health", address, "--json").stdout) == {
+            "status": "SERVING",
+            "service": "",
+        }
+        health.set(SHOP, 2)
+        result = run("health", address, SHOP)
+        assert (result.exit_code, result.stdout) == (ExitCode.FAILED, "NOT_SERVING\n")
+        unknown = run("health", address, "nothing")
+        assert unknown.exit_code == ExitCode.REFUSED
+        assert "knows nothing of a service nothing" in unknown.stderr
+
+
+def test_health_of_a_server_that_does_not_tell(silent_shop: str) -> None:
+    result = run("health", silent_shop)
+    assert result.exit_code == ExitCode.FAILED
+    assert "has no health service" in result.stderr
+
+
+def test_ping_and_bench(shop: str, silent_shop: str) -> None:
+    for address in (shop, silent_shop):
+        assert "2 of 2 answered" in run("ping", address, "-c", 2, "-i", 0).stdout
+    assert "3 calls" in run("bench", shop, "-n", 3).stdout
+    assert "3 calls" in run("bench", shop, "-n", 3, "Order", "name=x").stdout
+    assert "3 calls" in run("bench", shop, "-n", 3, "Watch", "count=2").stdout
+    assert "3 calls" in run("bench", shop, "-n", 3, "Talk", "{}").stdout
