@@ -24,6 +24,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "ping": "tell how long answers take, line by line",
         "bench": "tell how many calls a server answers",
     },
+    "Serve": {
+        "serve": "serve an object, a module or servicers",
+    },
     "Look after a machine": {
         "service": "register services that this Windows host offers its guests",
         "vms": "show the VMs of this host",
