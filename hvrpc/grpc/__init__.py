@@ -11,7 +11,7 @@ Generated stubs and servicers, interceptors and everything else that is written 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -42,13 +42,24 @@ def server(
     options: Sequence[tuple[str, Any]] | None = None,
     maximum_concurrent_rpcs: int | None = None,
     compression: grpc.Compression | None = None,
+    *,
+    health: bool = False,
+    reflection: bool | Iterable[str] = False,
 ) -> Server:
     """A server. Next: add servicers and ports, and `start` it.
 
-    `thread_pool` says how many handlers run at a time; without one there is no limit.
+    `thread_pool` says how many handlers run at a time; without one there is no limit. `health` adds
+    gRPC's health service, `reflection` the one that describes services: all, or those named.
     """
     return Server(
-        thread_pool, handlers, interceptors, options, maximum_concurrent_rpcs, compression
+        thread_pool,
+        handlers,
+        interceptors,
+        options,
+        maximum_concurrent_rpcs,
+        compression,
+        health=health,
+        reflection=reflection,
     )
 
 

@@ -280,11 +280,8 @@ class ClientCore(GrpcCore):
             return True
 
     def consumed(self, call: StreamCall) -> bool:
-        """Tell the peer what was taken, if it is enough. True when there is something to send."""
-        taken = call.taken
-        if taken < CREDIT:
-            return False
-        call.taken = 0
+        """Tell the peer what was taken. True when there is something to send."""
+        taken, call.taken = call.taken, 0
         with self.lock:
             if call.ended:
                 return False
@@ -364,15 +361,15 @@ class ClientCore(GrpcCore):
                     # DATA may not end a response of gRPC's, but it does end the stream.
                     self._finish(call, stream_id, work)
             elif kind == HEADERS_RECEIVED:
-                call.headers = value
-                problem = opening_of(value).problem
-                if problem is not None and call.decided is None:
-                    call.decided = problem
+                opening = opening_of(value)
+                problem = opening.problem
                 if flag:
-                    if call.decided is None:
-                        call.decided = opening_of(value).ending
+                    call.decided = opening.ending if problem is None else problem
                     self._finish(call, stream_id, work)
-                elif problem is not None:
+                    continue
+                call.headers = value
+                if problem is not None:
+                    call.decided = problem
                     self._drop(call)
                     self._tell_watchers(call, work)
                 elif call.streams:

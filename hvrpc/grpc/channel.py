@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import grpc
 
@@ -40,11 +40,13 @@ from .outcome import (
     ending_of_failure,
 )
 from .rpc import NO_RESPONSE, StreamResponse, UnaryResponse
+from .service_config import PUSHBACK, MethodConfig, Retrying, ServiceConfig
 from .status import StatusError
 from .wire import PLAIN, Ending, request_fields
 
 USER_AGENT: Final = f"hvrpc/{__version__}"
 LEAST_METADATA: Final = 1024
+PREVIOUS_ATTEMPTS: Final = b"grpc-previous-rpc-attempts"
 
 Serializer = Callable[[Any], bytes] | None
 Deserializer = Callable[[bytes], Any] | None
@@ -64,8 +66,15 @@ class Channel(grpc.Channel):
         self.options = ChannelOptions.of(options)
         self.compression = self.options.compression if compression is None else compression
         self.connectivity = Connectivity()
+        self.config = ServiceConfig()
+        self.misconfigured: StatusError | None = None
+        """What every call ends with because of a service config that cannot be read."""
+        try:
+            self.config = ServiceConfig.of(self.options.service_config)
+        except StatusError as error:
+            self.misconfigured = error
         self._closed = False
-        self._closing = threading.Event()
+        self.closing = threading.Event()
         self._connecting: threading.Thread | None = None
         self._authority = self.options.authority or "localhost"
         self._user_agent = " ".join(
@@ -126,7 +135,7 @@ class Channel(grpc.Channel):
                 if not wait_for_ready or not failure.attempts:
                     raise
                 left = pause if deadline is None else min(pause, deadline - now)
-                if self._closing.wait(left):
+                if self.closing.wait(left):
                     raise
                 pause = min(pause * 1.6, self.options.most_backoff or LONGEST_WAIT)
                 now = time.monotonic()
@@ -238,7 +247,7 @@ class Channel(grpc.Channel):
         if self._closed:
             return
         self._closed = True
-        self._closing.set()
+        self.closing.set()
         for connection in self.session.connections():
             connection.core.end_all(CHANNEL_CLOSED)
             connection.push()
@@ -285,8 +294,35 @@ class Method:
         self.path = path.decode() if isinstance(path, bytes) else path
         self.serialize = serialize
         self.deserialize = deserialize
+        self.config = channel.config.method(self.path)
+        self.most_sent = min(channel.options.most_sent, self.config.most_sent)
+        self.most_received = min(channel.options.most_received, self.config.most_received)
         self._fields = channel.fields_of(self.path, channel.compression)
         self._connection = channel.session.connection
+        self._is_plain = (
+            self.config == MethodConfig()
+            and channel.config.throttle is None
+            and channel.misconfigured is None
+        )
+        """Whether no service config has anything to say about it."""
+
+    def retrying(self) -> Retrying | None:
+        """Who decides whether a call is made again that has failed; None: nobody asks for that."""
+        policy = self.config.retry if self.channel.options.retries else None
+        throttle = self.channel.config.throttle
+        return None if policy is None and throttle is None else Retrying(policy, throttle)
+
+    def configured(
+        self, timeout: float | None, wait_for_ready: bool | None
+    ) -> tuple[float | None, bool | None]:
+        """What the service config makes of these. Raises :class:`RpcError` if it cannot be read."""
+        broken = self.channel.misconfigured
+        if broken is not None:
+            raise RpcError((), Ending(broken.code, broken.details), broken) from None
+        config = self.config
+        if config.timeout is not None:
+            timeout = config.timeout if timeout is None else min(timeout, config.timeout)
+        return timeout, config.wait_for_ready if wait_for_ready is None else wait_for_ready
 
     def fields(self, compression: grpc.Compression | None) -> tuple[Fields, grpc.Compression]:
         """What opens a call, and how its messages are compressed."""
@@ -303,12 +339,14 @@ class Method:
             raise RpcError(
                 (), Ending(grpc.StatusCode.INTERNAL, "Exception serializing request!"), error
             ) from error
-        if len(payload) > self.channel.options.most_sent:
-            try:
-                check_sent(len(payload), self.channel.options.most_sent, CLIENT)
-            except StatusError as error:
-                raise RpcError((), Ending(error.code, error.details), error) from None
         return payload
+
+    def check_size(self, payload: bytes) -> None:
+        """Raises :class:`RpcError` for a request that is larger than the channel may send."""
+        try:
+            check_sent(len(payload), self.most_sent, CLIENT)
+        except StatusError as error:
+            raise RpcError((), Ending(error.code, error.details), error) from None
 
     def extra(self, timeout: float | None, given: Any) -> Fields:
         """What differs from call to call. Raises :class:`RpcError` for metadata that cannot be sent."""
@@ -320,8 +358,34 @@ class Method:
                 raise RpcError((), Ending(error.code, error.details), error) from None
         return extra
 
+    def again(self, call: ClientCall, retrying: Retrying, deadline: float | None) -> Again | None:
+        """Whether a call that has ended is made again, by the retry policy. Waits before it is."""
+        ending = call.ending
+        committed = call.headers is not None or call.decided in (DEADLINE_EXCEEDED, CANCELLED)
+        if committed and ending.code is not grpc.StatusCode.OK:
+            return None
+        pushback = next((value for key, value in ending.metadata if key == PUSHBACK), None)
+        wait = retrying.ended(ending.code, pushback)
+        if wait is None:
+            return None
+        now = time.monotonic()
+        if deadline is not None and now + wait >= deadline:
+            return None
+        if self.channel.closing.wait(wait):
+            return None
+        left = None if deadline is None else max(deadline - now - wait, 0.001)
+        return Again(left, ((PREVIOUS_ATTEMPTS, str(retrying.attempts - 1).encode()),))
+
     def __repr__(self) -> str:
         return f"<method {self.path} at {self.channel.address}>"
+
+
+class Again(NamedTuple):
+    """What the next attempt of a call has that the first had not."""
+
+    left: float | None
+    """Seconds until its deadline."""
+    fields: Fields
 
 
 class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
@@ -366,6 +430,12 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
     ) -> tuple[Any, ClientCall]:
         payload = self.payload(request)
         channel = self.channel
+        retrying: Retrying | None = None
+        if not self._is_plain:
+            timeout, wait_for_ready = self.configured(timeout, wait_for_ready)
+            retrying = self.retrying()
+        if len(payload) > self.most_sent:
+            self.check_size(payload)
         fields = self._fields
         extra: Fields = ()
         if compression is not None or channel.compression is not PLAIN:
@@ -378,7 +448,7 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
                 deadline = now + timeout
         repetition = 0
         while True:
-            call = ClientCall(channel.options.most_received)
+            call = ClientCall(self.most_received)
             try:
                 if wait_for_ready or not channel.is_up:
                     connection = channel.connection(deadline, now, bool(wait_for_ready))
@@ -403,6 +473,13 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
                 raise
             if core.draining:
                 channel.session.retire(connection)
+            if retrying is not None:
+                again = self.again(call, retrying, deadline)
+                if again is not None:
+                    extra = self.extra(again.left, given) + again.fields
+                    repetition += 1
+                    now = time.monotonic()
+                    continue
             lost = call.failure
             if lost is None:
                 return self._response(call), call

@@ -64,7 +64,8 @@ class Context(grpc.ServicerContext):
             return False
         if self._callbacks is None:
             self._callbacks = []
-            self._call.on_cancelled = self._run_callbacks
+            if self._call.on_cancelled is None:
+                self._call.on_cancelled = self._run_callbacks
         self._callbacks.append(callback)
         return True
 
@@ -134,7 +135,7 @@ class Context(grpc.ServicerContext):
     def set_details(self, details: str) -> None:
         """Let the call end with this explanation."""
         self._plain = False
-        self._details = details
+        self._details = _text(details)
 
     def details(self) -> bytes | None:
         """What was set so, as bytes: as grpcio has it."""
@@ -147,7 +148,7 @@ class Context(grpc.ServicerContext):
             code, details = grpc.StatusCode.UNKNOWN, ""
         self._plain = False
         self._code = code
-        self._details = details
+        self._details = _text(details)
         self._aborted = True
         raise Aborted
 
@@ -174,6 +175,11 @@ class Context(grpc.ServicerContext):
         """Send the next message as it is."""
         self._plain = False
         self._compress_next = False
+
+
+def _text(details: str | bytes) -> str:
+    """Bytes are taken, too: grpcio does."""
+    return details if isinstance(details, str) else details.decode("utf-8", "replace")
 
 
 class Aborted(Exception):

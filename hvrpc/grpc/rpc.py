@@ -22,7 +22,7 @@ from ..session.core import Call
 from ..session.repeating import may_have_run
 from ..session.threads import Connection
 from .alarms import alarms
-from .calling import ClientCore, StreamCall
+from .calling import CREDIT, ClientCore, StreamCall
 from .messages import compress, pieces
 from .outcome import (
     CANCELLED,
@@ -59,10 +59,13 @@ class Rpc(RpcError):
         *,
         waits: bool = False,
     ) -> None:
+        timeout, wait_for_ready = method.configured(timeout, wait_for_ready)
         self._method = method
+        self._retrying = method.retrying()
+        self._given = given
         self._requests = requests
         self._wait_for_ready = bool(wait_for_ready)
-        self._call = StreamCall(method.channel.options.most_received)
+        self._call = StreamCall(method.most_received)
         self._connection: Connection[ClientCore] | None = None
         self._refused: Ending | None = None
         """How it ended before it was on a connection, or because of what came."""
@@ -72,6 +75,9 @@ class Rpc(RpcError):
         self._callbacks: list[Callable[[Rpc], object]] | None = []
         self._begun: threading.Event | None = None
         self._repetitions = 0
+        self._asked = False
+        """Whether the retry policy has said its last word."""
+        self._one_repeats = threading.RLock()
         self._initial_sent = False
         self._extra = method.extra(timeout, given)
         self._fields, self._compression = method.fields(compression)
@@ -112,6 +118,11 @@ class Rpc(RpcError):
         if self._callbacks is None or self._callbacks:
             call.watched = self._finished
         if type(self._requests) is bytes:
+            try:
+                self._method.check_size(self._requests)
+            except RpcError as error:
+                self._refuse(error._ending, error.__cause__)
+                return
             core.start(call, self._fields, self._extra)
             core.send(call, self._packed(self._requests), end=True)
         else:
@@ -173,6 +184,7 @@ class Rpc(RpcError):
                 return
             try:
                 payload = self._method.payload(request)
+                self._method.check_size(payload)
             except RpcError as error:
                 logger.exception("a request cannot be sent")
                 self._give_up(error._ending, error.__cause__)
@@ -181,7 +193,7 @@ class Rpc(RpcError):
             if queued < 0:
                 return
             if not connection.push():
-                connection.flush(self._deadline)
+                connection.flush(self._deadline, lambda: call.ended)
             if queued > MUCH:
                 room = Call()
                 if core.queued(call, room) and not connection.wait(room, self._deadline):
@@ -224,16 +236,33 @@ class Rpc(RpcError):
         return False
 
     def _is_repeated(self) -> bool:
-        """Whether a call that has failed was begun anew, because it has certainly not been run."""
+        """Whether a call that has failed was begun anew: because it has certainly not been run, or
+        because the retry policy says so."""
         call = self._call
-        failure = call.failure
-        if failure is None or type(self._requests) is not bytes or call.decided is not None:
+        if type(self._requests) is not bytes or not call.ended or self._refused is not None:
             return False
-        self._repetitions += 1
-        if may_have_run(failure) or not self._method.channel.session.repeat(
-            failure, self._repetitions, self._deadline, idempotent=False
-        ):
-            return False
+        with self._one_repeats:
+            if self._call is not call:
+                return True  # another thread has just begun it anew
+            return self._repeat(call)
+
+    def _repeat(self, call: StreamCall) -> bool:
+        method = self._method
+        again = None
+        if self._retrying is not None and not self._asked:
+            again = method.again(call, self._retrying, self._deadline)
+            self._asked = again is None
+        if again is not None:
+            self._extra = method.extra(again.left, self._given) + again.fields
+        else:
+            failure = call.failure
+            if failure is None or call.decided is not None:
+                return False
+            self._repetitions += 1
+            if may_have_run(failure) or not method.channel.session.repeat(
+                failure, self._repetitions, self._deadline, idempotent=False
+            ):
+                return False
         watched = call.watched
         self._call = StreamCall(call.most)
         self._call.watched = watched
@@ -247,18 +276,18 @@ class Rpc(RpcError):
             try:
                 message = call.take()
             except StatusError as error:
-                self._give_up(Ending(error.code, error.details), error)
+                self._spoil(Ending(error.code, error.details), error)
                 return None
-            if message is not None:
+            # Also of a message that is not complete, or the peer could not go on with it.
+            if call.taken >= CREDIT:
                 connection = self._connection
-                if call.taken >= 0 and connection is not None and connection.core.consumed(call):
+                if connection is not None and connection.core.consumed(call):
                     connection.push()
+            if message is not None:
                 return message
             if call.ended:
                 # The end was seen; what came before it may have been seen too late.
-                if call.pieces:
-                    continue
-                if self._is_repeated():
+                if call.pieces or self._is_repeated():
                     continue
                 self._retire()
                 return None
@@ -289,13 +318,18 @@ class Rpc(RpcError):
         self._finished()
         return True
 
+    def _spoil(self, ending: Ending, cause: BaseException) -> None:
+        """What came cannot be used: that is how it ends, whatever the server says."""
+        self._refused = ending
+        self._give_up(ending, cause)
+
     def cancel(self) -> bool:
         """Give it up; the server's handler is told."""
         return self._give_up(CANCELLED)
 
     def _finished(self) -> None:
         """It has ended: tell whoever wants to be told."""
-        if self._call.failure is not None and self._is_repeated():
+        if self._refused is None and self._is_repeated():
             return
         with self._lock:
             callbacks, self._callbacks = self._callbacks, None
@@ -534,9 +568,9 @@ class StreamResponse(Rpc):
         try:
             return deserialize(message)
         except Exception as error:
-            ending = Ending(grpc.StatusCode.INTERNAL, "Exception deserializing response!")
-            self._give_up(ending, error)
-            self._refused = ending
+            self._spoil(
+                Ending(grpc.StatusCode.INTERNAL, "Exception deserializing response!"), error
+            )
             raise self._error() from error
 
     def next(self) -> Any:

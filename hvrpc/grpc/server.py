@@ -13,7 +13,9 @@ thread reads on meanwhile (`hvrpc/session/threads`), so handlers may block, and 
 from __future__ import annotations
 
 import contextvars
+import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, Final
@@ -26,7 +28,9 @@ from ..session.core import Call
 from ..session.threads import Connection
 from ..session.threads import Server as Acceptor
 from ..sockets import Stream
-from . import metadata, status
+from . import metadata, standard, status
+from .alarms import alarms
+from .calling import CREDIT
 from .context import Context
 from .handlers import Handlers, check_interceptors, details_of, intercepted, logger
 from .messages import MOST_JOINED, SERVER, check_sent, compress, pack, pieces
@@ -39,6 +43,8 @@ from .workers import workers_of
 MUCH: Final = 256 * 1024
 """Bytes of one response that may wait to be sent before its handler has to wait."""
 LEAST_METADATA: Final = 1024
+GRACE_WITHOUT_END: Final = 86_400.0
+"""Seconds that calls get to end on a connection that is too old, when nobody has said how many."""
 
 
 class Server(grpc.Server):
@@ -52,6 +58,9 @@ class Server(grpc.Server):
         options: Sequence[tuple[str, Any]] | None = None,
         maximum_concurrent_rpcs: int | None = None,
         compression: grpc.Compression | None = None,
+        *,
+        health: bool = False,
+        reflection: bool | Iterable[str] = False,
     ) -> None:
         self._options = ServerOptions.of(options)
         self._handlers = Handlers(handlers)
@@ -60,6 +69,7 @@ class Server(grpc.Server):
         self._compression = self._options.compression if compression is None else compression
         self._workers = workers_of(thread_pool)
         self._most = maximum_concurrent_rpcs
+        self._started = False
         self._stopping: threading.Thread | None = None
         self._stopped = threading.Event()
         self._stop_lock = threading.Lock()
@@ -68,6 +78,9 @@ class Server(grpc.Server):
         self._settings = settings_of(self._options)
         self._acceptor: Acceptor[ServerCore] = Acceptor(self._make_core)
         self._cores: set[ServerCore] = set()
+        self._reflection = reflection
+        self._health = standard.add_health(self) if health else None
+        """What tells how this server is, if it shall."""
 
     def _make_core(
         self, stream: Stream, connection: Callable[[], Connection[ServerCore]]
@@ -75,6 +88,10 @@ class Server(grpc.Server):
         core = ServerCore(self, self._settings)
         core.peer = stream.peer
         core.get_connection = connection
+        limits = ConnectionLimits(self._options, core)
+        if limits.any:
+            core.on_end = limits.forget
+            limits.begin()
         return core
 
     # --- What users call -------------------------------------------------------------------------
@@ -118,8 +135,14 @@ class Server(grpc.Server):
 
     def start(self) -> None:
         """Begin to serve, and return at once. Raises ValueError the second time."""
-        if self._stopping is not None:
-            raise ValueError("Cannot start already-stopped server!")
+        if self._stopping is not None or self._started:
+            raise ValueError("Cannot start already-started server!")
+        self._started = True
+        services = self._handlers.services
+        if self._health is not None:
+            standard.announce(self._health, services)
+        if self._reflection:
+            standard.add_reflection(self, self._reflection, services)
         self._acceptor.start()
 
     def wait_for_termination(self, timeout: float | None = None) -> bool:
@@ -140,6 +163,8 @@ class Server(grpc.Server):
         return self._stopped
 
     def _stop(self, grace: float) -> None:
+        if self._health is not None:
+            self._health.enter_graceful_shutdown()
         self._acceptor.close(grace)
         self._stopped.set()
 
@@ -164,7 +189,8 @@ class Server(grpc.Server):
             logger.exception("%s failed in a way that it should not", call.request.path)
             _end(call, grpc.StatusCode.INTERNAL, "the server failed; its log says how")
         finally:
-            core.ended(call)
+            if not call.detached:
+                core.ended(call)
 
     def _handle(self, call: ServerCall) -> None:
         handler = self._find_handler(call)
@@ -189,12 +215,10 @@ class Server(grpc.Server):
                 )
                 self._unary(call, context, behaviour, request, handler.response_serializer)
         finally:
-            context._finished = True
-            if handler.request_streaming:
-                call.core.stop_reading(call)
-            if context._callbacks is not None:
-                call.on_cancelled = None
-                context._run_callbacks()
+            if not call.detached:
+                if handler.request_streaming:
+                    call.core.stop_reading(call)
+                _finish(call, context)
 
     def _find_handler(self, call: ServerCall) -> Any:
         """The handler; None when the call was answered because there is none."""
@@ -259,6 +283,9 @@ class Server(grpc.Server):
     def _stream(
         self, call: ServerCall, context: Context, behaviour: Any, request: Any, serialize: Any
     ) -> None:
+        if getattr(behaviour, "experimental_non_blocking", False):
+            self._stream_by_callback(call, context, behaviour, request, serialize)
+            return
         try:
             responses = behaviour(request, context)
         except Exception as error:
@@ -279,6 +306,37 @@ class Server(grpc.Server):
                 _close(responses)
                 return
         _end_with(call, context)
+
+    def _stream_by_callback(
+        self, call: ServerCall, context: Context, behaviour: Any, request: Any, serialize: Any
+    ) -> None:
+        """A handler that returns at once and sends responses later, from wherever it likes: grpcio's own
+        health service watches so, without keeping a thread."""
+
+        def send(response: Any) -> None:
+            if not context.is_active():
+                return
+            if response is None:
+                _end_with(call, context)
+            else:
+                payload = self._serialized(call, context, response, serialize)
+                if payload is not None:
+                    self._send(call, context, payload)
+            call.core.connection.push()
+            if call.answered:
+                over()
+
+        def over() -> None:
+            _finish(call, context)
+            call.core.ended(call)
+
+        call.detached = True
+        call.on_cancelled = over
+        try:
+            behaviour(request, context, send)
+        except Exception as error:
+            _failed(call, context, error, "calling application")
+            over()
 
     def _serialized(
         self, call: ServerCall, context: Context, response: Any, serialize: Any
@@ -317,7 +375,7 @@ class Server(grpc.Server):
         if last:
             return True
         if not connection.push():
-            connection.flush(call.deadline)
+            connection.flush(call.deadline, lambda: call.cancelled)
         if queued > MUCH:
             room = Call()
             if core.queued(call, room):
@@ -333,6 +391,53 @@ def settings_of(options: ServerOptions) -> Settings:
     if options.most_metadata is not None:
         chosen["max_header_list_size"] = max(options.most_metadata, LEAST_METADATA)
     return Settings(**chosen)
+
+
+class ConnectionLimits:
+    """How long a connection may live, and how long without a call."""
+
+    def __init__(self, options: ServerOptions, core: ServerCore) -> None:
+        self._age = options.connection_age
+        self._idle = options.connection_idle
+        self._grace = options.connection_age_grace
+        self._core = core
+        self._calls = -1
+
+    @property
+    def any(self) -> bool:
+        """Whether there are limits at all."""
+        return self._age is not None or self._idle is not None
+
+    def begin(self) -> None:
+        """From now on."""
+        now = time.monotonic()
+        if self._age is not None:
+            # So that all clients that came at once do not come back at once.
+            alarms.at(now + self._age * random.uniform(0.9, 1.1), self._retire)
+        if self._idle is not None:
+            alarms.at(now + self._idle, self._look)
+
+    def forget(self) -> None:
+        """The connection has ended."""
+        alarms.forget(self._retire)
+        alarms.forget(self._look)
+
+    def _look(self) -> None:
+        core = self._core
+        if not core.busy and self._calls == core.count:
+            self._retire()
+            return
+        self._calls = core.count
+        alarms.at(time.monotonic() + (self._idle or 0.0), self._look)
+
+    def _retire(self) -> None:
+        grace = GRACE_WITHOUT_END if self._grace is None else self._grace
+        threading.Thread(
+            target=self._core.connection.drain,
+            args=(time.monotonic() + grace,),
+            name="hvrpc-retire",
+            daemon=True,
+        ).start()
 
 
 class Requests(Iterator[Any]):
@@ -374,9 +479,10 @@ class Requests(Iterator[Any]):
         connection = core.connection
         while True:
             message = call.take()
+            # Also of a message that is not complete, or the caller could not go on with it.
+            if call.taken >= CREDIT and core.consumed(call):
+                connection.push()
             if message is not None:
-                if call.taken and core.consumed(call):
-                    connection.push()
                 return message
             if call.cancelled:
                 raise grpc.RpcError
@@ -396,10 +502,22 @@ class Requests(Iterator[Any]):
                 raise grpc.RpcError
 
 
+def _finish(call: ServerCall, context: Context) -> None:
+    """The handler has ended: tell who wanted to be told."""
+    context._finished = True
+    call.on_cancelled = None
+    if context._callbacks is not None:
+        context._run_callbacks()
+
+
 def _failed(call: ServerCall, context: Context, error: Exception, doing: str) -> None:
     """A handler has raised: answer, unless it was the end of the call that it raised for."""
     if context._aborted:
         _end_with(call, context, grpc.StatusCode.UNKNOWN, "RPC Aborted")
+        return
+    if isinstance(error, StatusError):  # metadata that cannot be sent
+        context._code = None
+        _end_with(call, context, error.code, error.details)
         return
     if call.cancelled or call.answered:
         if not isinstance(error, grpc.RpcError):
@@ -436,13 +554,16 @@ def _end_with(
     elif not isinstance(code, grpc.StatusCode):
         code = grpc.StatusCode.UNKNOWN
     details = why if context._details is None else context._details
+    trailing: Fields = ()
+    try:
+        trailing = metadata.to_fields(context._trailing)
+    except StatusError as error:
+        code, details = error.code, error.details
+    except (TypeError, ValueError) as error:
+        logger.exception("%s: trailing metadata cannot be sent", call.request.path)
+        code, details = grpc.StatusCode.UNKNOWN, f"Exception calling application: {error}"
     extra: Fields = ((b"grpc-message", status.encode_message(details)),) if details else ()
-    if context._trailing:
-        try:
-            extra += metadata.to_fields(context._trailing)
-        except (TypeError, ValueError) as error:
-            logger.exception("%s: trailing metadata cannot be sent: %s", call.request.path, error)
-    call.core.end(call, code, extra)
+    call.core.end(call, code, extra + trailing)
 
 
 def _close(responses: Any) -> None:

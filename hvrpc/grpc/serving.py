@@ -29,7 +29,7 @@ from ..http2 import (
 )
 from ..http2.sending import Buffer
 from ..session.core import Call
-from .calling import CREDIT, SMALL, Told
+from .calling import SMALL, Told
 from .core import GrpcCore
 from .messages import SERVER, Assembler, unpack_only
 from .status import StatusError
@@ -72,6 +72,8 @@ class ServerCall(Call):
     reading = True
     """Whether requests are taken in still."""
     on_cancelled: Callable[[], object] | None = None
+    detached = False
+    """Whether it goes on although its handler has returned."""
     task: Any = None
 
     def __init__(self, core: ServerCore, key: int, request: Request, one: bool) -> None:
@@ -158,6 +160,9 @@ class ServerCore(GrpcCore):
         """What the driver makes of this core; set by the server."""
         self._calls: dict[int, ServerCall] = {}
         self._running: set[ServerCall] = set()
+        self.count = 0
+        """How many calls there have been."""
+        self.on_end: Callable[[], object] | None = None
 
     @property
     def connection(self) -> Any:
@@ -178,6 +183,7 @@ class ServerCore(GrpcCore):
                 one = self.service.takes_one(request.path)
                 call = calls[stream_id] = ServerCall(self, stream_id, request, one)
                 self._running.add(call)
+                self.count += 1
                 call.request_ended = flag
                 if flag or not one:
                     work.append(call)
@@ -315,11 +321,8 @@ class ServerCore(GrpcCore):
                 self.http.reset_stream(call.key, code)
 
     def consumed(self, call: ServerCall) -> bool:
-        """Tell the caller what was taken, if it is enough. True when there is something to send."""
-        taken = call.taken
-        if taken < CREDIT:
-            return False
-        call.taken = 0
+        """Tell the caller what was taken. True when there is something to send."""
+        taken, call.taken = call.taken, 0
         with self.lock:
             if call.key in self._calls:
                 self.http.consumed(call.key, taken)
@@ -355,3 +358,5 @@ class ServerCore(GrpcCore):
             self._calls.clear()
         for call in calls:
             self._cancel(call, None)
+        if self.on_end is not None:
+            self.on_end()

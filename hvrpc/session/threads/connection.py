@@ -229,10 +229,15 @@ class Connection(Generic[CoreT]):
                     queue.popleft()
             queue.appendleft(item)
 
-    def flush(self, deadline: float | None = None) -> bool:
-        """Send all that is queued, reading meanwhile if nobody else does. False if time ran out."""
+    def flush(self, deadline: float | None = None, until: Callable[[], bool] | None = None) -> bool:
+        """Send all that is queued, reading meanwhile if nobody else does.
+
+        False if time ran out, or if `until` says that it does not matter any more.
+        """
         while not self.push() and not self.ended:
             if self._blocked and not self._make_room(deadline):
+                return False
+            if until is not None and until():
                 return False
         self.work_done()
         return True
