@@ -98,5 +98,9 @@ def _pair(calling: Engine, serving: Engine) -> Any:
     keeps = calling.keeps or serving.keeps
     if keeps:
         marks.append(pytest.mark.may_leave(keeps))
+    if calling.name == GRPCIO:
+        # Its thread that watches a channel may find it closed, and says so by dying.
+        ignored = "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+        marks.append(pytest.mark.filterwarnings(ignored))
     name = f"{calling.name} calls {serving.name}"
     return pytest.param((calling, serving), id=name, marks=marks)
