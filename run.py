@@ -258,7 +258,7 @@ class Chore:
 
 def demo(given: Call) -> int:
     """A host and a guest, each a process of its own."""
-    return call([given.python, "examples/demo.py", *given.arguments])
+    return given.module("hvrpc", "demo", *given.arguments)
 
 
 WORKERS_PER_PROCESSOR = 2
@@ -637,7 +637,7 @@ def _has_ended(pid: int) -> bool:
 SUITE = ("all", "group:test")
 
 CHORES = {
-    "demo": Chore("see it work: a host and a guest, without a hypervisor", demo, (), True),
+    "demo": Chore("see it work: a host and a guest, without a hypervisor", demo, ("all",), True),
     "test": Chore("the whole test suite, or with pytest's arguments a part", test, SUITE, True),
     "lint": Chore("ruff: mistakes and format", lint, ("group:lint",)),
     "types": Chore("mypy --strict and pyright", types, (*SUITE, "group:lint")),

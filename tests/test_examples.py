@@ -77,9 +77,3 @@ def test_msgpack_with_the_addresses_it_has(hvrpc_fabric: Fabric, kind: str) -> N
     client.wait(TIMEOUT)
     assert client.output.startswith("local://loopback/5001 runs ")
     server.stop()
-
-
-def test_demo() -> None:
-    demo = run("demo.py")
-    assert demo.returncode == 0, demo.stderr
-    assert "switched on again" in demo.stdout

@@ -150,7 +150,7 @@ def problem_of(error: BaseException) -> Problem | None:
     if isinstance(error, errors.RemoteError):
         return _remote(error)
     if isinstance(error, errors.CallError):
-        what = f"{error.method} at {error.address}".removeprefix(" at ") or "the call"
+        what = f"{error.method or 'a call'} at {error.address}".removesuffix(" at ")
         return Problem(f"{what} has no result", error.problem, error.remedy or _fate(error), code)
     if isinstance(error, errors.HvrpcError):
         return Problem(str(error), code=code)

@@ -16,6 +16,9 @@ from .errors import ExitCode, report
 
 COMMANDS: dict[str, dict[str, str]] = {
     # What stands in `hvrpc --help`: command and one line. The module is `commands/<name>.py`.
+    "Try it": {
+        "demo": "see a host and a guest at work, without a hypervisor",
+    },
     "Call": {
         "call": "call a method",
         "list": "list services and methods",

@@ -39,6 +39,7 @@ class Serving(Protocol):
 
     def stop(self, grace: float) -> bool:
         """Finish what was taken. False: something still ran when the grace was over."""
+        ...
 
 
 def serving_of(things: Sequence[Any], *, msgpack: bool, threads: int | None) -> Serving:
