@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from .. import sockets
 from ..access import Access, Peer, RateLimitedLog, Rule
@@ -52,6 +52,13 @@ class Counters:
         )
 
 
+class Target(Line, Protocol):
+    """What a caller is joined to. A :class:`hvrpc.sockets.Stream` is one."""
+
+    @property
+    def address(self) -> Address: ...
+
+
 class CountingAccess(Access):
     """Rules that remember how often they said no."""
 
@@ -72,7 +79,7 @@ class Relay:
     def __init__(
         self,
         listener: Listener,
-        dial: Callable[[Stream], Line],
+        dial: Callable[[Stream], Target],
         *,
         name: str = "",
         max_connections: int = MAX_CONNECTIONS,
@@ -179,6 +186,12 @@ class Relay:
         if self._thread not in (None, threading.current_thread()):
             self._thread.join()
 
+    def abandon(self) -> None:
+        """After a fork, in the child: close its copies. Listener and connections are the parent's."""
+        self._listener.close()
+        for link in list(self._links):  # no thread is here that could hold a lock, or let go of one
+            link.abandon()
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -234,8 +247,9 @@ class Relay:
         since = time.monotonic()
         failed = True
         try:
-            link.join(self._dial(link.caller), self._linger)
-            logger.info("%s: %s is connected", self.name, peer)
+            target = self._dial(link.caller)
+            link.join(target, self._linger)
+            logger.info("%s: %s is connected to %s", self.name, peer, target.address)
             failed = False
             link.run()
         except HvrpcError as error:
@@ -292,6 +306,11 @@ class _Link:
     def run(self) -> None:
         assert self._joint is not None
         self._joint.run()
+
+    def abandon(self) -> None:
+        self.caller.abort()
+        if self._joint is not None:
+            self._joint.cut()
 
     def cut(self) -> None:
         with self._lock:

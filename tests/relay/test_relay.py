@@ -230,7 +230,7 @@ def test_what_happens_is_logged_for_people_to_read(
             far.recv_exactly(1234)
         wait_for(relay, open=0)
         wait_until(lambda: "has ended" in caplog.text, "it is logged")
-    assert "is connected" in caplog.text
+    assert f"is connected to {target.url}" in caplog.text
     assert "1,234 bytes to the target and 0 back" in caplog.text
     assert str(relay.counters) == (
         "0 open, 1 accepted, 0 refused, 0 failed, 1,234 bytes to the target, 0 back"

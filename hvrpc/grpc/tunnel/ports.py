@@ -1,0 +1,159 @@
+"""The server's side: a server of the C core listens on an endpoint of this machine, and callers from
+VMs are joined to it, each by a socket whose name says who it is."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+
+from ... import sockets
+from ...access import Rule
+from ...addresses import Address
+from ...errors import ConnectRefused, UnsupportedError
+from ...relay import Counters, Relay
+from ...relay.relay import CountingAccess
+from ...sockets import Options, Stream
+from . import gates
+from .door import LINGER
+from .places import Place, place_here
+
+
+class Port:
+    """A port of a C-core server on a VM socket. Made by :func:`hvrpc.grpc.tunnel.add_port`.
+
+    It ends with the server. Nothing has to be done with it.
+    """
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; port 0 has become the port that was chosen."""
+        return self._relay.address
+
+    @property
+    def counters(self) -> Counters:
+        """What has happened so far, for monitoring."""
+        return self._relay.counters
+
+    def close(self, grace: float = 0.0) -> None:
+        """Listen no more, let connections end by themselves for `grace` seconds, and cut the rest."""
+        self._relay.close(grace)
+
+    def __repr__(self) -> str:
+        return f"<Port {self.address}>"
+
+
+def add_port(
+    server: Any,
+    address: Address | str,
+    gate: type[gates.Gate | gates.AioGate],
+    *,
+    credentials: grpc.ServerCredentials | None,
+    allow: Rule | Iterable[Rule] | None,
+    options: Options,
+    max_connections: int,
+) -> Port:
+    """What the functions of that name do, for both kinds of servers."""
+    place = place_here()
+    if place.needs_gate and not gates.has_gate(gate):
+        raise UnsupportedError(
+            str(address),
+            operation="listen on",
+            problem="the server's own end is a TCP port here, which any program can connect to",
+            remedy="make the server with interceptors=[tunnel.gate()], which keeps them out",
+        )
+    access = None if allow is None else CountingAccess(allow)
+    listener = sockets.listen(address, allow=access, options=options)
+    try:
+        local = place.add_port(server, credentials or place.server_credentials())
+    except BaseException:
+        listener.close()
+        raise
+    relay = Relay(
+        listener,
+        lambda caller: _Named(*_dial(place, local, caller), caller),
+        max_connections=max_connections,
+        linger=LINGER,
+        access=access,
+    )
+    _end_with(server, relay)
+    relay.start()
+    return Port(relay)
+
+
+def _dial(place: Place, local: Address, caller: Stream) -> tuple[Stream, str]:
+    try:
+        return place.dial(local, caller.peer)
+    except OSError as error:
+        raise ConnectRefused(
+            str(caller.address),
+            operation="pass on a caller of",
+            cause="the gRPC server behind it does not listen any more",
+            remedy="start a new one",
+            errno=error.errno,
+        ) from error
+
+
+class _Named:
+    """A connection to the server, for as long as it speaks for a peer."""
+
+    def __init__(self, stream: Stream, name: str, caller: Stream) -> None:
+        gates.announce(name, caller.peer)
+        self._stream = stream
+        self._name = name
+        self.recv_into = stream.recv_into
+        self.sendall = stream.sendall
+        self.shutdown_write = stream.shutdown_write
+        self.fileno = stream.fileno
+
+    @property
+    def address(self) -> Address:
+        return self._stream.address
+
+    @property
+    def ended_by(self) -> OSError | None:
+        return self._stream.ended_by
+
+    def close(self) -> None:
+        # In this order: once it is closed, somebody else can have the name.
+        gates.forget(self._name)
+        self._stream.close()
+
+    def abort(self) -> None:
+        gates.forget(self._name)
+        self._stream.abort()
+
+
+# --- The end --------------------------------------------------------------------------------------
+
+_relays: weakref.WeakKeyDictionary[Any, list[Relay]] = weakref.WeakKeyDictionary()
+_adding = threading.Lock()
+
+
+def _end_with(server: Any, relay: Relay) -> None:
+    """Listen for as long as the server does: until its `stop`, or until it is gone.
+
+    The C core does not tell when a server stops. So its `stop` is wrapped, on this one object. The
+    wrapper must not keep the server alive, since one that is dropped is stopped by that.
+    """
+    weakref.finalize(server, relay.stop_listening).atexit = False
+    with _adding:
+        relays = _relays.setdefault(server, [])
+        relays.append(relay)
+        if len(relays) > 1:
+            return
+    stop_of = type(server).stop
+    this = weakref.ref(server)
+
+    def stop(grace: float | None = None) -> Any:
+        for each in relays:
+            each.stop_listening()
+        return stop_of(this(), grace)
+
+    server.stop = stop

@@ -1,0 +1,1 @@
+"""Channels and servers of grpcio's C core, over a VM socket."""
