@@ -130,7 +130,8 @@ class UnixPlace(Place):
         if ABSTRACT_NAMES:
             sock.bind(b"\0" + label.encode())
             return f"unix-abstract:{label}"
-        path = os.path.join(self._folder.path, label.replace("/", "_"))
+        # There is no room for a label in most folders; the table knows who it is.
+        path = os.path.join(self._folder.path, f"caller-{secrets.token_hex(4)}")
         sock.bind(path)
         os.unlink(path)  # the socket keeps its name
         return f"unix:{path}"

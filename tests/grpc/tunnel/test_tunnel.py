@@ -328,7 +328,7 @@ def test_handlers_learn_who_calls(calls: Calls, carrier: str) -> None:
     wait_until(lambda: name not in gates._peers, "a name is forgotten with its connection")
 
 
-def test_without_abstract_names_a_path_spells_who_calls(
+def test_without_abstract_names_the_table_says_who_calls(
     calls: Calls, carrier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if carrier == "tcp":
@@ -343,7 +343,8 @@ def test_without_abstract_names_a_path_spells_who_calls(
     calls.call(calls.channel(calls.serve(answer).address))
     ((name, peer),) = seen
     assert peer is not None
-    assert re.fullmatch(rf"unix:/.+/local_{peer.vm_id}:\S+", name)
+    assert peer.is_loopback
+    assert re.fullmatch(r"unix:/.+/caller-[0-9a-f]{8}", name)
 
 
 @pytest.mark.parametrize("kind", ["sync", "aio"])
