@@ -31,6 +31,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "serve": "serve an object, a module or servicers",
     },
     "Look after a machine": {
+        "doctor": "tell what is wrong with this machine, and what to do about it",
         "service": "register services that this Windows host offers its guests",
         "vms": "show the VMs of this host",
     },

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime
+import enum
 import io
 import json
 import logging
@@ -164,6 +165,12 @@ def print_json(value: object, *, one_line: bool = False) -> None:
     click.echo(_dumps(value, indent=None if one_line else 2))
 
 
+def json_text(value: object) -> str:
+    """The same, as the text of a file in UTF-8."""
+    text = json.dumps(_with_text_keys(value), ensure_ascii=False, indent=2, default=_plain)
+    return f"{text}\n"
+
+
 def _dumps(value: object, indent: int | None) -> str:
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     return json.dumps(
@@ -191,6 +198,8 @@ def _plain(value: object) -> object:
             for field in dataclasses.fields(value)
             if not field.name.startswith("_")
         }
+    if isinstance(value, enum.Enum):
+        return value.value
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode("ascii")
     if isinstance(value, datetime.datetime | datetime.date):

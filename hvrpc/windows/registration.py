@@ -437,7 +437,7 @@ def _as_administrator(command: str, operation: str, *words: str) -> Iterator[Non
         raise PrivilegeError(
             operation,
             problem="the system lets only an administrator write services",
-            remedy="run this, and confirm the question that Windows asks",
+            remedy="run this in PowerShell, and confirm the question that Windows asks",
             command=privileges.elevated("service", command, *words),
         ) from error
 
