@@ -29,10 +29,11 @@ from typing import Final
 
 from . import unix
 from .fabric import Entry, Fabric, Member, Unusable, Vm, names_in, unlink_if_there
+from .hv_sock import ImitatedHvSock
 from .options import Options
 
 CARRIER_VARIABLE: Final = "HVRPC_FABRIC_TRANSPORT"
-"""Chooses another carrier than the platform's: for tests of the Windows one on Linux."""
+"""Chooses another carrier than the platform's: for tests."""
 
 MAX_CALLER_FILE: Final = 1024
 LOOPBACK: Final = "127.0.0.1"
@@ -55,6 +56,8 @@ class Carrier(ABC):
     """One way to get bytes across."""
 
     name: str
+    refuses: bool = True
+    """Whether who calls a service that nobody offers is told so, and not left to wait."""
 
     @abstractmethod
     def open(
@@ -99,15 +102,25 @@ CALLER_NAME_LENGTH: Final = 21
 class UnixCarrier(Carrier):
     name = "unix"
 
+    def new_socket(self, options: Options) -> socket.socket:
+        """A blocking socket with its buffers set up."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(None)
+            unix.size_buffers(sock, options)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
     def open(
         self, fabric: Fabric, member: Member, backlog: int, options: Options
     ) -> tuple[socket.socket, Entry]:
         _check_room(fabric)
         place = member.next_name()
         path = fabric.path("sockets", place)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = self.new_socket(options)
         try:
-            unix.size_buffers(sock, options)
             sock.bind(path)
             sock.listen(backlog)
         except BaseException:
@@ -122,10 +135,8 @@ class UnixCarrier(Carrier):
     def dial(
         self, fabric: Fabric, entry: Entry, deadline: float, options: Options
     ) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = self.new_socket(options)
         try:
-            sock.settimeout(None)
-            unix.size_buffers(sock, options)
             own_path = _bind_caller(sock, fabric)
             try:
                 unix.connect_in_time(sock, fabric.path("sockets", entry.place), deadline)
@@ -175,6 +186,42 @@ def _bind_caller(sock: socket.socket, fabric: Fabric) -> str:
                 raise
         else:
             return path
+
+
+class HvSockCarrier(UnixCarrier):
+    """For tests: what a Linux guest of Hyper-V would meet."""
+
+    name = "hv_sock"
+    refuses = False
+
+    def new_socket(self, options: Options) -> ImitatedHvSock:
+        sock = ImitatedHvSock(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(None)
+            sock.size_rings(options.send_buffer)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def dial(
+        self, fabric: Fabric, entry: Entry, deadline: float, options: Options
+    ) -> socket.socket:
+        sock = super().dial(fabric, entry, deadline, options)
+        assert isinstance(sock, ImitatedHvSock)
+        try:
+            sock.greet()
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def caller(
+        self, fabric: Fabric, entry: Entry, sock: socket.socket, name: object
+    ) -> Caller | None:
+        caller = super().caller(fabric, entry, sock, name)
+        assert isinstance(sock, ImitatedHvSock)
+        return caller if caller is not None and sock.be_greeted() else None
 
 
 # --- TCP on this machine -------------------------------------------------------------------------
@@ -292,7 +339,7 @@ def _proof(entry: Entry, text: bytes) -> bytes:
 
 
 CARRIERS: Final[dict[str, Carrier]] = {
-    carrier.name: carrier for carrier in (UnixCarrier(), TcpCarrier())
+    carrier.name: carrier for carrier in (UnixCarrier(), TcpCarrier(), HvSockCarrier())
 }
 
 
@@ -301,7 +348,7 @@ def carrier_named(name: str) -> Carrier:
     return CARRIERS[name]
 
 
-def carrier_for_listening() -> Carrier:
+def chosen_carrier() -> Carrier:
     """The carrier of this platform, unless another was asked for."""
     default = "unix" if hasattr(socket, "AF_UNIX") else "tcp"
     name = os.environ.get(CARRIER_VARIABLE) or default

@@ -36,7 +36,7 @@ from ..addresses import (
 )
 from ..errors import ConnectError, ConnectRefused, ListenError
 from . import causes, fabric
-from .carriers import Carrier, carrier_for_listening, carrier_named
+from .carriers import Carrier, carrier_named, chosen_carrier
 from .fabric import HOST, Entry, Fabric, Key, Member, Vm
 from .listener import Endpoint
 from .options import Options
@@ -153,6 +153,11 @@ def connect(address: FabricAddress, timeout: float, options: Options) -> tuple[s
         except (ConnectionRefusedError, FileNotFoundError):
             continue  # it has closed between being found and being called
         return sock, _callee_as_peer(here, callee, service, entry)
+    with fabric.explained(address, causes.CONNECT):
+        refuses = chosen_carrier().refuses
+    if not refuses and here.is_running(callee):
+        time.sleep(max(deadline - time.monotonic(), 0))
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
     raise _nobody(address, here, callee)
 
 
@@ -207,7 +212,7 @@ def listen(address: FabricAddress, backlog: int, options: Options) -> Endpoint:
     try:
         member = fabric.join(here)
         with fabric.explained(address, causes.LISTEN):
-            carrier = carrier_for_listening()
+            carrier = chosen_carrier()
             sock, entry = carrier.open(here, member, backlog, options)
         claim.write(fabric.to_dict(entry))
     except BaseException:

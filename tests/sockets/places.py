@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from hvrpc import Address, ConnectError, ConnectRefused, UnsupportedError
+from hvrpc import Address, ConnectError, ConnectRefused, ConnectTimeout, UnsupportedError
 from hvrpc.addresses import HvsockAddress
 from hvrpc.sockets import Listener, Options, Stream, connect, listen
 
@@ -177,13 +177,13 @@ def _hybrid() -> Iterator[Place]:
 
 
 @contextmanager
-def _local(carrier: str) -> Iterator[Place]:
+def _local(carrier: str, nobody_is: type[ConnectError] = ConnectRefused) -> Iterator[Place]:
     with short_folder() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(folder))
         patch.setenv("HVRPC_FABRIC", f"contract-{os.getpid()}")
         patch.setenv("HVRPC_FABRIC_TRANSPORT", carrier)
         patch.delenv("HVRPC_FABRIC_VM", raising=False)
-        yield LocalPlace("local")
+        yield LocalPlace("local", nobody_is=nobody_is)
 
 
 @contextmanager
@@ -208,6 +208,7 @@ PLACES: dict[str, Callable[[], AbstractContextManager[Place]]] = {
     "hybrid": _hybrid,
     "local over UNIX": lambda: _local("unix"),
     "local over TCP": lambda: _local("tcp"),
+    "local like hv_sock": lambda: _local("hv_sock", ConnectTimeout),
     "hyperv": _hyperv,
     "vsock": _vsock,
 }
@@ -215,7 +216,7 @@ PLACES: dict[str, Callable[[], AbstractContextManager[Place]]] = {
 
 def _missing() -> Iterator[tuple[str, str]]:
     if not hasattr(socket, "AF_UNIX"):
-        for name in ("unix", "hybrid", "local over UNIX"):
+        for name in ("unix", "hybrid", "local over UNIX", "local like hv_sock"):
             yield name, "needs UNIX sockets, which Python has on POSIX only: run on Linux"
     if not hasattr(socket, "AF_HYPERV"):
         yield "hyperv", HOW_TO_RUN_WINDOWS
