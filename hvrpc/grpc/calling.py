@@ -64,6 +64,8 @@ class ClientCall(Call):
     """Whether this side has more to send."""
     streams = False
     """Whether messages are looked at as they come."""
+    wants_headers = False
+    """Whether the headers are looked at before the end."""
     waits_to_open: tuple[Any, ...] | None = None
     """What to send when the peer allows one more stream."""
     room: Call | None = None
@@ -372,7 +374,7 @@ class ClientCore(GrpcCore):
                     call.decided = problem
                     self._drop(call)
                     self._tell_watchers(call, work)
-                elif call.streams:
+                elif call.streams or call.wants_headers:
                     call.look()
             elif kind == TRAILERS_RECEIVED:
                 call.trailers = value
@@ -451,7 +453,7 @@ class ClientCore(GrpcCore):
         return self.waiting
 
     def calls(self) -> Iterable[Call]:
-        return list(self._calls.values())
+        return [*self._calls.values(), *self._queued]
 
     def queued_answers(self) -> tuple[int, int]:
         # Answers of a client are acknowledgements, which HTTP/2 bounds (`Limits.unsent_replies`).

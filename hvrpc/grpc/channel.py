@@ -35,11 +35,12 @@ from .outcome import (
     CANCELLED,
     CHANNEL_CLOSED,
     DEADLINE_EXCEEDED,
+    NO_RESPONSE,
     CallInfo,
     RpcError,
     ending_of_failure,
 )
-from .rpc import NO_RESPONSE, StreamResponse, UnaryResponse
+from .rpc import StreamResponse, UnaryResponse
 from .service_config import PUSHBACK, MethodConfig, Retrying, ServiceConfig
 from .status import StatusError
 from .wire import PLAIN, Ending, request_fields

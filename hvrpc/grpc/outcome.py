@@ -24,6 +24,7 @@ from .wire import Ending
 
 DEADLINE_EXCEEDED = Ending(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 CANCELLED = Ending(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
+NO_RESPONSE = Ending(grpc.StatusCode.UNIMPLEMENTED, "the server sent no response, or more than one")
 CHANNEL_CLOSED = Ending(grpc.StatusCode.CANCELLED, "Channel closed!")
 
 
@@ -71,7 +72,7 @@ class CallInfo(grpc.Call):
 
     def debug_error_string(self) -> str:
         """The same in one line, for logs."""
-        return _debug(self._ending)
+        return debug(self._ending)
 
     def is_active(self) -> bool:
         """It has ended."""
@@ -161,10 +162,11 @@ def describe(name: str, ending: Ending) -> str:
         f"<{name} of RPC that terminated with:\n"
         f"\tstatus = {ending.code}\n"
         f'\tdetails = "{ending.details}"\n'
-        f'\tdebug_error_string = "{_debug(ending)}"\n>'
+        f'\tdebug_error_string = "{debug(ending)}"\n>'
     )
 
 
-def _debug(ending: Ending) -> str:
+def debug(ending: Ending) -> str:
+    """An ended call in one line, for logs."""
     number = ending.code.value[0]
     return f'{ending.code.name}:{ending.details} {{grpc_status:{number}, grpc_message:"{ending.details}"}}'

@@ -27,6 +27,7 @@ from .messages import compress, pieces
 from .outcome import (
     CANCELLED,
     DEADLINE_EXCEEDED,
+    NO_RESPONSE,
     RpcError,
     describe,
     ending_of_failure,
@@ -588,8 +589,3 @@ class StreamResponse(Rpc):
         """The error that it ended in; None if there was none. Waits for the end."""
         self._wait_for_end()
         return None if self._ending.code is grpc.StatusCode.OK else self._error()
-
-
-NO_RESPONSE: Final = Ending(
-    grpc.StatusCode.UNIMPLEMENTED, "the server sent no response, or more than one"
-)

@@ -102,6 +102,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         self._look_every = LOOK if heartbeat is None else min(LOOK, heartbeat.dead_after / 12)
         self._over = self._loop.create_future()
         self._idle: asyncio.Future[None] | None = None
+        self._drain_by = 0.0
 
     @classmethod
     async def adopt(cls, stream: Stream, core: CoreT, **settings: Any) -> Connection[CoreT]:
@@ -396,11 +397,11 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
 
         False when something was left unfinished after `grace` seconds.
         """
-        deadline = self._loop.time() + grace
+        deadline = self._drain_by = self._loop.time() + grace
         rested = not self.core.busy
         self.core.goodbye()
         self._flush()
-        finished = await self._wait_until_idle(deadline)
+        finished = await self._wait_until_idle()
         self.core.farewell()
         self._flush()
         await self._wait_until_sent(max(deadline, self._loop.time() + 0.1))
@@ -408,9 +409,15 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         await self.close(RESTED_DRAIN if rested else None)
         return finished
 
-    async def _wait_until_idle(self, deadline: float) -> bool:
+    def hurry(self) -> None:
+        """Give no more grace to what `drain` waits for."""
+        self._drain_by = self._loop.time()
+        if self._idle is not None:
+            _settle(self._idle)
+
+    async def _wait_until_idle(self) -> bool:
         while self.core.busy and not self.ended:
-            left = deadline - self._loop.time()
+            left = self._drain_by - self._loop.time()
             if left <= 0:
                 return False
             self._idle = self._loop.create_future()

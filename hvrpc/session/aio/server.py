@@ -153,6 +153,11 @@ class Server(Generic[CoreT]):
         if self._closed is not None:
             await self._closed.wait()
 
+    def hurry(self) -> None:
+        """Give no more grace to what `close` waits for."""
+        for connection in list(self._connections):
+            connection.hurry()
+
     async def close(self, grace: float) -> bool:
         """Stop listening, finish what was taken, refuse the rest, and close.
 

@@ -89,6 +89,11 @@ class Session(Generic[CoreT]):
         finally:
             self._opening.release()
 
+    def connections(self) -> list[Connection[CoreT]]:
+        """Those that have not ended: the one in use, and those that finish their calls."""
+        known = [*self._leaving] if self.current is None else [*self._leaving, self.current]
+        return [connection for connection in known if not connection.ended]
+
     async def _my_turn_to_open(self, deadline: float | None) -> None:
         """One task opens for all, and none waits for it beyond its own deadline."""
         left = None if deadline is None else max(deadline - time.monotonic(), 0)
