@@ -26,7 +26,7 @@ JITTER: Final = 0.2
 _LONGEST: Final = 315_576_000_000
 """The longest duration of protobuf, ten thousand years in seconds."""
 
-PUSHBACK: Final = b"grpc-retry-pushback-ms"
+PUSHBACK: Final = "grpc-retry-pushback-ms"
 """Trailing metadata by which a server says when to come back, or not to."""
 
 

@@ -1,0 +1,112 @@
+"""gRPC over VM sockets for asyncio: the names of :mod:`grpc.aio`, our targets.
+
+    async with hvrpc.grpc.aio.insecure_channel("hvsock://My VM/50051") as channel: ...
+
+    server = hvrpc.grpc.aio.server()
+    server.add_insecure_port("hvsock://any/50051")
+
+What belongs to no engine (`Metadata`, `EOF`, interceptors, errors) is that of :mod:`grpc.aio` itself, so
+that code for the one is code for the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent import futures
+from typing import Any
+
+import grpc
+from grpc.aio import (
+    EOF,
+    AbortError,
+    BaseError,
+    Call,
+    ClientCallDetails,
+    ClientInterceptor,
+    InternalError,
+    Metadata,
+    RpcContext,
+    ServerInterceptor,
+    ServicerContext,
+    StreamStreamCall,
+    StreamStreamClientInterceptor,
+    StreamStreamMultiCallable,
+    StreamUnaryCall,
+    StreamUnaryClientInterceptor,
+    StreamUnaryMultiCallable,
+    UnaryStreamCall,
+    UnaryStreamClientInterceptor,
+    UnaryStreamMultiCallable,
+    UnaryUnaryCall,
+    UnaryUnaryClientInterceptor,
+    UnaryUnaryMultiCallable,
+    UsageError,
+)
+
+from ...addresses import Address
+from .calls import AioRpcError
+from .channel import Channel
+from .server import Server
+
+
+def insecure_channel(
+    target: Address | str,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[ClientInterceptor] | None = None,
+) -> Channel:
+    """A channel to an address. It connects when the first call is made.
+
+    Raises :class:`hvrpc.AddressError`.
+    """
+    return Channel(target, options, compression, interceptors)
+
+
+def server(
+    migration_thread_pool: futures.Executor | None = None,
+    handlers: Sequence[grpc.GenericRpcHandler] | None = None,
+    interceptors: Sequence[Any] | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    maximum_concurrent_rpcs: int | None = None,
+    compression: grpc.Compression | None = None,
+) -> Server:
+    """A server. Next: add servicers and ports, and `start` it.
+
+    `migration_thread_pool` runs handlers that are no coroutines; without one, the loop's own does.
+    """
+    return Server(
+        migration_thread_pool, handlers, interceptors, options, maximum_concurrent_rpcs, compression
+    )
+
+
+__all__ = [
+    "EOF",
+    "AbortError",
+    "AioRpcError",
+    "BaseError",
+    "Call",
+    "Channel",
+    "ClientCallDetails",
+    "ClientInterceptor",
+    "InternalError",
+    "Metadata",
+    "RpcContext",
+    "Server",
+    "ServerInterceptor",
+    "ServicerContext",
+    "StreamStreamCall",
+    "StreamStreamClientInterceptor",
+    "StreamStreamMultiCallable",
+    "StreamUnaryCall",
+    "StreamUnaryClientInterceptor",
+    "StreamUnaryMultiCallable",
+    "UnaryStreamCall",
+    "UnaryStreamClientInterceptor",
+    "UnaryStreamMultiCallable",
+    "UnaryUnaryCall",
+    "UnaryUnaryClientInterceptor",
+    "UnaryUnaryMultiCallable",
+    "UsageError",
+    "insecure_channel",
+    "server",
+]

@@ -1,0 +1,403 @@
+"""The asyncio server, with the methods of :class:`grpc.aio.Server`.
+
+server = hvrpc.grpc.aio.server()
+add_GreeterServicer_to_server(Greeter(), server)
+server.add_insecure_port("hvsock://any/50051")
+await server.start()
+await server.wait_for_termination()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from ...addresses import Address
+from ...session.aio import Connection
+from ...session.aio import Server as Acceptor
+from ...sockets import Stream
+from ..handlers import Handlers, details_of, logger
+from ..messages import MOST_JOINED, pack
+from ..options import ServerOptions
+from ..server import settings_of
+from ..serving import ServerCall, ServerCore
+from ..status import StatusError, encode_message
+from ..wire import Request
+from .context import Context, status_code
+from .handlers import (
+    Behaviour,
+    BlockingContext,
+    BlockingRequests,
+    Requests,
+    blocking_responses,
+)
+from .rpc import as_bytes
+
+LIMIT_EXCEEDED = "Concurrent RPC limit exceeded!"
+
+
+class Server(aio.Server):
+    """Serves gRPC on addresses of hvrpc. Made by :func:`hvrpc.grpc.aio.server`.
+
+    It belongs to the loop on which it is started.
+    """
+
+    def __init__(
+        self,
+        migration_thread_pool: futures.Executor | None = None,
+        handlers: Sequence[grpc.GenericRpcHandler] | None = None,
+        interceptors: Sequence[aio.ServerInterceptor] | None = None,
+        options: Sequence[tuple[str, Any]] | None = None,
+        maximum_concurrent_rpcs: int | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> None:
+        chosen = ServerOptions.of(options)
+        self._handlers = Handlers(handlers)
+        self._interceptors = _checked(interceptors)
+        self._behaviours: dict[str, Behaviour] = {}
+        """Of methods that are known, as they are called for."""
+        self._pool = migration_thread_pool
+        self._compression = chosen.compression if compression is None else compression
+        self._most_sent = chosen.most_sent
+        self.most_received = chosen.most_received
+        if maximum_concurrent_rpcs is not None and maximum_concurrent_rpcs <= 0:
+            raise ValueError("maximum_concurrent_rpcs should be a positive integer")
+        self._most = maximum_concurrent_rpcs
+        self._running = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Task[bool] | None = None
+        self._stopped = asyncio.Event()
+        self._settings = settings_of(chosen)
+        self._acceptor: Acceptor[ServerCore] = Acceptor(self._make_core)
+
+    def _make_core(
+        self, stream: Stream, connection: Callable[[], Connection[ServerCore]]
+    ) -> ServerCore:
+        core = ServerCore(self, self._settings)
+        core.peer = stream.peer
+        core.get_connection = connection
+        return core
+
+    # --- What users call -------------------------------------------------------------------------
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
+        """Add handlers that are asked for each method in turn."""
+        self._handlers.add_generic(generic_rpc_handlers)
+        self._behaviours.clear()
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, Any]
+    ) -> None:
+        """Add the methods of a service."""
+        self._handlers.add_registered(service_name, method_handlers)
+        self._behaviours.clear()
+
+    def add(self, servicer: Any) -> None:
+        """Add a servicer that `hvrpc codegen` has made the base of."""
+        servicer.add_to(self)
+
+    def add_insecure_port(self, address: Address | str) -> int:
+        """Listen on an address, and return its port: 1 where there is none, as in grpcio.
+
+        Raises :class:`hvrpc.AddressError` or :class:`hvrpc.ListenError`.
+        """
+        where = self._acceptor.listen(address)
+        return getattr(where, "port", None) or 1
+
+    def add_secure_port(
+        self, address: Address | str, server_credentials: grpc.ServerCredentials
+    ) -> int:
+        """Listen on an address for callers that these credentials admit."""
+        raise NotImplementedError
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens."""
+        return self._acceptor.addresses
+
+    async def start(self) -> None:
+        """Begin to serve, and return at once."""
+        if self._stopping is not None:
+            raise aio.UsageError("Server not in ready state")
+        self._loop = asyncio.get_running_loop()
+        await self._acceptor.start()
+
+    async def stop(self, grace: float | None) -> None:
+        """Take no more calls, give those under way `grace` seconds, and end. Returns when all is over.
+
+        Called again with less grace, it ends sooner.
+        """
+        if self._stopping is None:
+            loop = asyncio.get_running_loop()
+            self._stopping = loop.create_task(self._acceptor.close(grace or 0.0))
+            self._stopping.add_done_callback(lambda _: self._stopped.set())
+            await asyncio.shield(self._stopping)
+            return
+        if not self._stopping.done():
+            await asyncio.wait([self._stopping], timeout=grace or 0.0)
+            self._acceptor.hurry()
+        await asyncio.shield(self._stopping)
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+        """Wait until it has stopped. True: the time was up first."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._stopped.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    def __del__(self) -> None:
+        """Nobody can stop it any more."""
+        loop = self.__dict__.get("_loop")
+        if loop is not None and self._stopping is None and not loop.is_closed():
+            loop.call_soon_threadsafe(_close, self._acceptor)
+
+    # --- What the cores call -----------------------------------------------------------------------
+
+    def takes_one(self, path: str) -> bool:
+        """Whether the requests of this method are one message each, as far as is known."""
+        return self._handlers.takes_one(path)
+
+    def run(self, call: ServerCall) -> Awaitable[None] | None:
+        """Carry a call out."""
+        if self._most is not None:
+            if self._running >= self._most:
+                _end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, LIMIT_EXCEEDED)
+                call.core.ended(call)
+                return None
+            self._running += 1
+        return self._carry_out(call)
+
+    # --- One call --------------------------------------------------------------------------------
+
+    async def _carry_out(self, call: ServerCall) -> None:
+        timer: asyncio.TimerHandle | None = None
+        task = asyncio.current_task()
+        assert self._loop is not None
+        assert task is not None
+        try:
+            if call.cancelled:
+                return
+            call.on_cancelled = task.cancel
+            if call.deadline is not None:
+                left = call.deadline - time.monotonic()
+                timer = self._loop.call_later(left, _too_late, call, task)
+            behaviour = self._behaviours.get(call.request.path)
+            if behaviour is None or self._interceptors:
+                behaviour = await self._find(call)
+            if behaviour is not None:
+                await self._behave(call, behaviour)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._most is not None:
+                self._running -= 1
+            call.core.ended(call)
+
+    async def _find(self, call: ServerCall) -> Behaviour | None:
+        """How the handler is to be run; None when the call was answered because there is none."""
+        path = call.request.path
+        try:
+            handler = await self._ask(call.request)
+        except asyncio.CancelledError:
+            raise
+        except aio.AbortError:
+            return None
+        except Exception as error:
+            logger.exception("Exception servicing handler: %s", error)
+            _end(call, grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}")
+            return None
+        if handler is None:
+            _end(call, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+            return None
+        behaviour = Behaviour(handler)
+        if self._handlers.known.get(path) is handler:
+            self._behaviours[path] = behaviour
+        return behaviour
+
+    async def _ask(self, request: Request) -> Any:
+        """Find the handler, through the interceptors."""
+
+        async def proceed(interceptors: tuple[Any, ...], details: Any) -> Any:
+            if not interceptors:
+                return self._handlers.find(details)
+
+            async def others(details: Any) -> Any:
+                return await proceed(interceptors[1:], details)
+
+            return await interceptors[0].intercept_service(others, details)
+
+        if not self._interceptors:
+            return self._handlers.known.get(request.path) or self._handlers.find(
+                details_of(request)
+            )
+        return await proceed(self._interceptors, details_of(request))
+
+    async def _behave(self, call: ServerCall, behaviour: Behaviour) -> None:
+        assert self._loop is not None
+        context = Context(
+            call,
+            self._loop,
+            behaviour.deserialize,
+            behaviour.serialize,
+            self._most_sent,
+            self._compression,
+        )
+        requests_stream, responses_stream = behaviour.streams
+        try:
+            if call.request.problem is not None:
+                raise call.request.problem
+            if call.error is not None:
+                raise call.error
+            if requests_stream:
+                request: Any = BlockingRequests(context) if behaviour.blocks else Requests(context)
+            else:
+                message = call.take() if call.one else await _only(context)
+                if message is None:
+                    context.check_complete()
+                    what = f'"{call.request.path}" requires exactly one request message.'
+                    _end(call, grpc.StatusCode.UNIMPLEMENTED, what)
+                    return
+                deserialize = behaviour.deserialize
+                request = message if deserialize is None else deserialize(message)
+            if responses_stream:
+                await self._respond_often(behaviour, request, context)
+            else:
+                await self._respond_once(behaviour, request, context)
+        except StatusError as error:
+            context.end(error.code, error.details)
+        except aio.AbortError:
+            if context.aborted is None:
+                context.end(grpc.StatusCode.UNKNOWN, "aborted by an error of another call")
+        except asyncio.CancelledError:
+            if not call.answered and not call.cancelled:
+                context.end(grpc.StatusCode.CANCELLED, "the handler was cancelled")
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+        except Exception as error:
+            _failed(context, error)
+        finally:
+            if requests_stream:
+                call.core.stop_reading(call)
+            if context.callbacks is not None:
+                context.run_callbacks()
+
+    async def _respond_once(self, behaviour: Behaviour, request: Any, context: Context) -> None:
+        if behaviour.blocks:
+            response = await self._in_thread(behaviour.function, request, context)
+        else:
+            response = await behaviour.function(request, context)
+        call = context.call
+        if context.aborted is not None:
+            logger.error("Abort error unexpectedly suppressed: %s", call.request.path)
+            return
+        if not context.ends_well:
+            context.end(status_code(context.code_), context.details_)
+            return
+        serialize = behaviour.serialize
+        payload = as_bytes(response if serialize is None else serialize(response))
+        if context.plain and len(payload) <= MOST_JOINED and len(payload) <= self._most_sent:
+            call.core.answer(call, pack(payload))
+            return
+        await context.send(payload)
+        context.end(grpc.StatusCode.OK, context.details_)
+
+    async def _in_thread(self, function: Any, request: Any, context: Context) -> Any:
+        assert self._loop is not None
+        blocking = BlockingContext(context)
+        try:
+            return await self._loop.run_in_executor(self._pool, function, request, blocking)
+        finally:
+            for callback in blocking.callbacks:
+                callback()
+
+    async def _respond_often(self, behaviour: Behaviour, request: Any, context: Context) -> None:
+        function = behaviour.function
+        if behaviour.blocks:
+            blocking = BlockingContext(context)
+            try:
+                responses = blocking_responses(function(request, blocking), self._pool)
+                await self._send_all(responses, context)
+            finally:
+                for callback in blocking.callbacks:
+                    callback()
+        elif behaviour.generates:
+            await self._send_all(function(request, context), context)
+        else:
+            await function(request, context)
+        if context.aborted is not None:
+            return
+        code = grpc.StatusCode.OK if context.code_ is None else status_code(context.code_)
+        context.end(code, context.details_)
+
+    async def _send_all(self, responses: Any, context: Context) -> None:
+        """Send what a generator yields; it is closed in any case."""
+        try:
+            async for response in responses:
+                await context.write(response)
+        finally:
+            await responses.aclose()
+
+
+async def _only(context: Context) -> bytes | None:
+    """The one message of a request whose end may not have come yet."""
+    return await context.receive()
+
+
+def _too_late(call: ServerCall, task: asyncio.Task[Any]) -> None:
+    """The caller's deadline has passed."""
+    if not call.answered:
+        _end(call, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        call.core.connection.push()
+    call.cancelled = True
+    task.cancel()
+
+
+def _failed(context: Context, error: Exception) -> None:
+    """A handler has raised."""
+    call = context.call
+    name = call.request.path
+    if call.answered or call.cancelled:
+        logger.debug("%s raised after the call had ended", name, exc_info=error)
+        return
+    logger.error(
+        "Unexpected [%s] raised by servicer method [%s]", type(error).__name__, name, exc_info=error
+    )
+    code = grpc.StatusCode.UNKNOWN if context.ends_well else status_code(context.code_)
+    try:
+        details = f"Unexpected {type(error)}: {error}"
+    except Exception:
+        details = f"Unexpected {type(error)}"
+    context.end(code, details)
+
+
+def _end(call: ServerCall, code: grpc.StatusCode, details: str) -> None:
+    """End a call with a status that its handler knows nothing of."""
+    call.core.end(call, code, ((b"grpc-message", encode_message(details)),))
+
+
+def _checked(interceptors: Sequence[Any] | None) -> tuple[Any, ...]:
+    """The interceptors, if that is what they are."""
+    chosen = tuple(interceptors or ())
+    wrong = [one for one in chosen if not isinstance(one, aio.ServerInterceptor)]
+    if wrong:
+        raise ValueError(
+            f"Interceptor must be ServerInterceptor, the following are invalid: {wrong}"
+        )
+    return chosen
+
+
+def _close(acceptor: Acceptor[ServerCore]) -> None:
+    _closing.add(task := asyncio.get_running_loop().create_task(acceptor.close(0)))
+    task.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Task[bool]] = set()
