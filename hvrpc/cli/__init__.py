@@ -20,6 +20,9 @@ MISSING = 69
 def start() -> int:
     """Run the command line of this process, and return its exit code."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing and sys.argv[1:2] == ["codegen"]:
+        # It has a command line of its own, for machines that only generate.
+        return _codegen()
     if missing:
         print(
             f"hvrpc: the command line needs {' and '.join(missing)}, not installed here:"
@@ -30,3 +33,16 @@ def start() -> int:
     from .main import hvrpc
 
     return hvrpc.run()
+
+
+def _codegen() -> int:
+    try:
+        from hvrpc_codegen.runner import main
+    except ModuleNotFoundError as error:
+        print(
+            f"hvrpc codegen: it needs {error.name}, not installed here:"
+            f' {sys.executable} -m pip install "hvrpc[codegen]"',
+            file=sys.stderr,
+        )
+        return MISSING
+    return main("hvrpc codegen", sys.argv[2:])

@@ -30,6 +30,9 @@ COMMANDS: dict[str, dict[str, str]] = {
     "Serve": {
         "serve": "serve an object, a module or servicers",
     },
+    "Generate": {
+        "codegen": "make typed clients and servicers of .proto files",
+    },
     "Look after a machine": {
         "doctor": "tell what is wrong with this machine, and what to do about it",
         "service": "register services that this Windows host offers its guests",
