@@ -22,7 +22,7 @@ import tenacity
 from .. import sockets
 from ..access import Peer
 from ..addresses import Address
-from ..errors import DeadlineExceeded, HvrpcError, Outcome
+from ..errors import CallCancelled, DeadlineExceeded, HvrpcError, Outcome
 from ..session.core import Call
 from ..session.opening import OnAttempt, Policy
 from ..session.repeating import in_doubt, may_have_run
@@ -548,7 +548,8 @@ class ResultStream(Iterator[Any]):
         self._connection = connection
         self._call = call
         self._method = method
-        self._limit = limit
+        self.timeout = limit
+        """Seconds to wait for each item. It may be changed between two of them."""
         self._grant_after = max(window // 2, 1)
         self._taken = 0
         self._over = False
@@ -560,7 +561,7 @@ class ResultStream(Iterator[Any]):
         if self._over:
             raise StopIteration
         call = self._call
-        deadline = None if self._limit is None else time.monotonic() + self._limit
+        deadline = None if self.timeout is None else time.monotonic() + self.timeout
         while True:
             if call.items:
                 return self._take()
@@ -579,7 +580,7 @@ class ResultStream(Iterator[Any]):
                         call,
                         self._method,
                         self._caller.address,
-                        self._limit,
+                        self.timeout,
                     )
             except BaseException:
                 self.cancel()
@@ -600,9 +601,14 @@ class ResultStream(Iterator[Any]):
         raise failure or StopIteration
 
     def cancel(self) -> None:
-        """Tell the server to stop. The stream is over."""
+        """Tell the server to stop. The stream is over; a thread that waits for an item is told so."""
         if not self._over:
             self._over = True
+            self._call.fail(
+                CallCancelled(
+                    "the stream was given up", address=self._caller.address, method=self._method
+                )
+            )
             self._caller._abandon(self._connection, self._call)
 
     def __enter__(self) -> Self:

@@ -37,6 +37,14 @@ RESERVED: Final = "$/"
 _MARK: Final = "__hvrpc_method__"
 
 F = TypeVar("F", bound=Callable[..., Any])
+S_contra = TypeVar("S_contra", contravariant=True)
+
+
+class SupportsAddTo(Protocol[S_contra]):
+    """A servicer: what a server's `add` takes."""
+
+    def add_to(self, server: S_contra, /) -> None:
+        """Offer the servicer on a server."""
 
 
 class Caller(Protocol):

@@ -433,7 +433,8 @@ class ResultStream:
         self._connection = connection
         self._call = call
         self._method = method
-        self._limit = limit
+        self.timeout = limit
+        """Seconds to wait for each item. It may be changed between two of them."""
         self._grant_after = max(window // 2, 1)
         self._taken = 0
         self._over = False
@@ -461,12 +462,12 @@ class ResultStream:
         connection.look_out()
         loop = asyncio.get_running_loop()
         waiter = self._signal.waiter = loop.create_future()
-        late_at = None if self._limit is None else loop.call_later(self._limit, self._signal)
+        late_at = None if self.timeout is None else loop.call_later(self.timeout, self._signal)
         try:
             await waiter
             if not self._call.items and not self._call.ended:
                 raise late(
-                    connection.core, self._call, self._method, self._caller.address, self._limit
+                    connection.core, self._call, self._method, self._caller.address, self.timeout
                 )
         except BaseException:
             self.cancel()

@@ -25,20 +25,21 @@ from ..core import MsgpackCore
 from ..extensions import Extensions
 from ..limits import DEFAULT, Limits
 from ..server import GRACE
-from ..service import Service
+from ..service import Service, SupportsAddTo
 from .client import PeerCaller, push
 
 
 class Server:
     """Serves an object, a module, functions, or a :class:`hvrpc.msgpack.Service`.
 
-    Next: :meth:`listen`, then :meth:`start`, and :meth:`close` in the end. Making it raises TypeError
-    for a service without methods, and for a type hint that cannot be checked.
+    Next: :meth:`add` for servicers that were generated, :meth:`listen`, then :meth:`start`, and
+    :meth:`close` in the end. Making it raises TypeError for a service without methods, and for a type
+    hint that cannot be checked.
     """
 
     def __init__(
         self,
-        service: Any,
+        service: Any = None,
         *,
         limits: Limits = DEFAULT,
         max_connections: int = MAX_CONNECTIONS,
@@ -73,6 +74,12 @@ class Server:
         core.caller = PeerCaller(connection, str(stream.peer))
         core.on_queued_in_loop = lambda: push(connection())
         return core
+
+    def add(self, servicer: SupportsAddTo[Self]) -> None:
+        """Offer a servicer that `hvrpc codegen` has made the class of. Raises TypeError for one that is
+        not made for this kind of server, ValueError for a method that is offered already.
+        """
+        servicer.add_to(self)
 
     def listen(
         self,
