@@ -445,6 +445,25 @@ def docs(given: Call) -> int:
     return call([given.python, "docs/tables.py", *given.arguments])
 
 
+GENERATED = {
+    # A file of protos/, and where its modules lie.
+    "helloworld.proto": "examples/greeter/gen",
+    "echo.proto": "tests/services/gen",
+    "benchmark.proto": "benchmarks/gen",
+}
+
+
+def protos(given: Call) -> int:
+    """Modules of .proto files that are in git, and the golden files of the generator's tests."""
+    codes = [
+        given.module(
+            "hvrpc_codegen", f"protos/{proto}", "--out", out, "-I", "protos", *given.arguments
+        )
+        for proto, out in GENERATED.items()
+    ]
+    return _worst([*codes, call([given.python, "tests/codegen/golden.py", *given.arguments])])
+
+
 def env(given: Call) -> int:
     folder = given.python.parent
     activate = folder / ("activate.bat" if WINDOWS else "activate")
@@ -472,7 +491,10 @@ def plan(python: str, also: str | None, rigs: bool = False) -> list[list[list[St
     pythons = [python, *([also] if also else [])]
     steps = [
         [[Stage(["interop-peers"], python, 5)], [Stage(["env"], each, 5) for each in pythons]],
-        [[Stage(["lint"], python, 4)], [Stage(["types"], python, 6)]],
+        [
+            [Stage(["lint"], python, 4), Stage(["protos", "--check"], python, 2)],
+            [Stage(["types"], python, 6)],
+        ],
         *([[Stage(["test"], each, 11)]] for each in pythons),
     ]
     wheel = [Stage(["build"], python, 3), Stage(["smoke"], python, 3)]
@@ -646,6 +668,7 @@ CHORES = {
     "rigs": Chore("the suite on real boundaries: [windows|vm|nested|… ...]", rigs, None, True),
     "interop-peers": Chore("get the foreign programs some tests need", interop_peers, None, True),
     "docs": Chore("write the tables that docs/ takes from the code", docs, (), True),
+    "protos": Chore("generate code from .proto files; --check compares", protos, SUITE, True),
     "env": Chore(
         "make the environment with everything, and tell where",
         env,

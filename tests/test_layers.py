@@ -27,6 +27,7 @@ LAYERS = (
     ("msgpack.values",),
     ("http2", "msgpack.wire"),
     ("msgpack", "grpc"),
+    ("services",),
     ("testing",),
     ("cli",),
 )
