@@ -194,12 +194,14 @@ class ClientCore(GrpcCore):
         address: str = "",
         pings_anyway: bool = False,
         on_ready: Callable[[ClientCore], object] | None = None,
+        on_goaway: Callable[[ClientCore], object] | None = None,
         on_end: Callable[[ClientCore], object] | None = None,
     ) -> None:
         super().__init__(Role.CLIENT, settings, limits)
         self.address = address
         self._pings_anyway = pings_anyway
         self._on_ready = on_ready
+        self._on_goaway = on_goaway
         self._on_end = on_end
         self._hello: Call | None = None
         self._calls: dict[int, ClientCall] = {}
@@ -433,6 +435,8 @@ class ClientCore(GrpcCore):
                 _tell(hello)
         elif kind == GOAWAY_RECEIVED:
             self.draining = True
+            if self._on_goaway is not None:
+                self._on_goaway(self)
 
     # --- The life of the connection ------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from ..session.opening import FIRST_WAIT, LONGEST_WAIT, Policy
 from ..session.repeating import may_have_run
 from ..session.state import Heartbeat
 from ..session.threads import Connection, Session
+from ..session.threads.rounds import rounds
 from ..sockets import DEFAULT_TIMEOUT, Stream
 from . import metadata, timeouts
 from .calling import ClientCall, ClientCore
@@ -103,11 +104,35 @@ class Channel(grpc.Channel):
             else Settings(max_header_list_size=max(most, LEAST_METADATA)),
             address=self.address,
             pings_anyway=self.options.keepalive_time is not None,
-            on_ready=lambda _: self.connectivity.changed(State.READY),
+            on_ready=self._connection_ready,
+            on_goaway=self._connection_ended,
             on_end=self._connection_ended,
         )
         core.peer = stream.peer
         return core
+
+    def _connection_ready(self, core: ClientCore) -> None:
+        self.connectivity.changed(State.READY)
+        rounds.add(self)
+
+    def visit(self) -> None:
+        """Take in what has come while no call waited; see `hvrpc/session/threads/rounds.py`."""
+        session = self.session
+        connections = session.connections()
+        idle = self.options.idle_timeout
+        for connection in connections:
+            connection.refresh()
+            core = connection.core
+            if connection.ended:
+                continue
+            if core.draining:
+                session.retire(connection)
+            elif idle is not None and not core.busy:
+                if time.monotonic() - connection.used_at >= idle:
+                    self.connectivity.changed(State.IDLE)
+                    session.let_go(connection)
+        if not connections:
+            rounds.discard(self)
 
     def _connection_ended(self, core: ClientCore) -> None:
         current = self.session.current
@@ -177,9 +202,6 @@ class Channel(grpc.Channel):
     ) -> None:
         """Have the state of the connection told, now and whenever it changes."""
         self.connectivity.subscribe(callback)
-        current = self.session.current
-        if current is not None and not current.ended:
-            self.attend(current)
         if try_to_connect and not self.is_up:
             self._connect_in_background()
 
@@ -197,11 +219,9 @@ class Channel(grpc.Channel):
     def _keep_connecting(self) -> None:
         """Until there is a connection, or nobody wants one."""
         try:
-            connection = self.connection(None, time.monotonic(), wait_for_ready=True)
+            self.connection(None, time.monotonic(), wait_for_ready=True)
         except (HvrpcError, ValueError):
-            return
-        if self.connectivity.is_watched:
-            self.attend(connection)
+            pass
 
     def unary_unary(
         self,
@@ -249,6 +269,7 @@ class Channel(grpc.Channel):
             return
         self._closed = True
         self.closing.set()
+        rounds.discard(self)
         for connection in self.session.connections():
             connection.core.end_all(CHANNEL_CLOSED)
             connection.push()

@@ -25,11 +25,6 @@ class Connectivity:
         self._news: deque[tuple[Callback, grpc.ChannelConnectivity]] = deque()
         self._telling = False
 
-    @property
-    def is_watched(self) -> bool:
-        """Whether somebody wants to know."""
-        return bool(self._callbacks)
-
     def changed(self, state: grpc.ChannelConnectivity) -> None:
         """The connection has got into this state."""
         if state is self.state:

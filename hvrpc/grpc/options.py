@@ -122,7 +122,9 @@ class ChannelOptions(Options):
     user_agent_after: str = ""
     service_config: str | None = None
     retries: bool = True
-    idle_timeout: float | None = 30 * 60
+    idle_timeout: float | None = None
+    """Seconds without a call after which the connection is let go. Unlike grpcio's, ours stays unless
+    somebody asks for that: there is no network whose routers would forget it."""
     first_backoff: float | None = None
     """Seconds between the first two attempts to connect."""
     most_backoff: float | None = None

@@ -38,7 +38,7 @@ from .options import ServerOptions
 from .serving import ServerCall, ServerCore
 from .status import StatusError
 from .wire import PLAIN
-from .workers import workers_of
+from .workers import Occupancy, workers_of
 
 MUCH: Final = 256 * 1024
 """Bytes of one response that may wait to be sent before its handler has to wait."""
@@ -68,7 +68,7 @@ class Server(grpc.Server):
         self._find = intercepted(self._interceptors, self._handlers.find)
         self._compression = self._options.compression if compression is None else compression
         self._workers = workers_of(thread_pool)
-        self._most = maximum_concurrent_rpcs
+        self._occupancy = Occupancy(maximum_concurrent_rpcs)
         self._started = False
         self._stopping: threading.Thread | None = None
         self._stopped = threading.Event()
@@ -89,9 +89,14 @@ class Server(grpc.Server):
         core.peer = stream.peer
         core.get_connection = connection
         limits = ConnectionLimits(self._options, core)
-        if limits.any:
-            core.on_end = limits.forget
-            limits.begin()
+        limits.begin()
+
+        def over() -> None:
+            limits.forget()
+            self._cores.discard(core)
+
+        core.on_end = over
+        self._cores.add(core)
         return core
 
     # --- What users call -------------------------------------------------------------------------
@@ -154,19 +159,29 @@ class Server(grpc.Server):
 
         Returns at once; the event is set when all is over. A second call with less grace shortens it.
         """
+        seconds = grace or 0.0
         with self._stop_lock:
             if self._stopping is None:
+                self._acceptor.stop_listening()
                 self._stopping = threading.Thread(
-                    target=self._stop, args=(grace or 0.0,), name="hvrpc-stop", daemon=True
+                    target=self._stop, args=(seconds,), name="hvrpc-stop", daemon=True
                 )
                 self._stopping.start()
+            elif not self._stopped.is_set():
+                alarms.at(time.monotonic() + seconds, self._cancel_all)
         return self._stopped
+
+    def _cancel_all(self) -> None:
+        for core in list(self._cores):
+            core.cancel_all()
+            core.connection.push()
 
     def _stop(self, grace: float) -> None:
         if self._health is not None:
             self._health.enter_graceful_shutdown()
         self._acceptor.close(grace)
         self._stopped.set()
+        alarms.forget(self._cancel_all)
 
     # --- What the cores call -----------------------------------------------------------------------
 
@@ -176,12 +191,15 @@ class Server(grpc.Server):
 
     def run(self, call: ServerCall) -> None:
         """Carry a call out, or let it wait for its turn."""
+        if not self._occupancy.enter():
+            _end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
+            call.core.ended(call)
+            return
         self._workers.run(self._carry_out, call)
 
     # --- One call --------------------------------------------------------------------------------
 
     def _carry_out(self, call: ServerCall) -> None:
-        core = call.core
         try:
             if not call.cancelled:
                 contextvars.Context().run(self._handle, call)
@@ -190,7 +208,11 @@ class Server(grpc.Server):
             _end(call, grpc.StatusCode.INTERNAL, "the server failed; its log says how")
         finally:
             if not call.detached:
-                core.ended(call)
+                self._ended(call)
+
+    def _ended(self, call: ServerCall) -> None:
+        self._occupancy.leave()
+        call.core.ended(call)
 
     def _handle(self, call: ServerCall) -> None:
         handler = self._find_handler(call)
@@ -328,7 +350,7 @@ class Server(grpc.Server):
 
         def over() -> None:
             _finish(call, context)
-            call.core.ended(call)
+            self._ended(call)
 
         call.detached = True
         call.on_cancelled = over
@@ -403,11 +425,6 @@ class ConnectionLimits:
         self._core = core
         self._calls = -1
 
-    @property
-    def any(self) -> bool:
-        """Whether there are limits at all."""
-        return self._age is not None or self._idle is not None
-
     def begin(self) -> None:
         """From now on."""
         now = time.monotonic()
@@ -419,8 +436,9 @@ class ConnectionLimits:
 
     def forget(self) -> None:
         """The connection has ended."""
-        alarms.forget(self._retire)
-        alarms.forget(self._look)
+        if self._age is not None or self._idle is not None:
+            alarms.forget(self._retire)
+            alarms.forget(self._look)
 
     def _look(self) -> None:
         core = self._core

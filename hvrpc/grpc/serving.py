@@ -320,6 +320,16 @@ class ServerCore(GrpcCore):
             if self._calls.pop(call.key, None) is not None:
                 self.http.reset_stream(call.key, code)
 
+    def cancel_all(self) -> None:
+        """End all calls without a status, as their callers could: the time is up."""
+        with self.lock:
+            calls = list(self._calls.values())
+            self._calls.clear()
+            for call in calls:
+                self.http.reset_stream(call.key, ErrorCode.CANCEL)
+        for call in calls:
+            self._cancel(call, None)
+
     def consumed(self, call: ServerCall) -> bool:
         """Tell the caller what was taken. True when there is something to send."""
         taken, call.taken = call.taken, 0

@@ -53,6 +53,30 @@ class Workers:
                         call = None
 
 
+class Occupancy:
+    """How many calls are under way: a server may refuse those that are too many."""
+
+    def __init__(self, most: int | None) -> None:
+        self._left = most
+        self._lock = Lock()
+
+    def enter(self) -> bool:
+        """One more; False if that is too many."""
+        if self._left is None:
+            return True
+        with self._lock:
+            if self._left <= 0:
+                return False
+            self._left -= 1
+            return True
+
+    def leave(self) -> None:
+        """One less."""
+        if self._left is not None:
+            with self._lock:
+                self._left += 1
+
+
 class PoolWorkers(Workers):
     """Hands calls to an executor of the user's."""
 

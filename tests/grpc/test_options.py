@@ -29,7 +29,7 @@ def test_defaults_are_grpcios(given: Any) -> None:
     assert channel.most_received == MOST_RECEIVED == 4 * 1024 * 1024
     assert channel.most_sent == UNLIMITED
     assert channel.retries
-    assert channel.idle_timeout == 1800
+    assert channel.idle_timeout is None, "ours stays"
     assert ServerOptions.of(given).most_streams is None
 
 

@@ -145,15 +145,19 @@ class Server(Generic[CoreT]):
         """Wait until it was closed; False when the time was up first."""
         return self._closed.wait(timeout)
 
+    def stop_listening(self) -> None:
+        """Accept no further connections."""
+        self._closing.set()
+        for listener in self._listeners:
+            listener.close()
+
     def close(self, grace: float) -> bool:
         """Stop listening, finish what was taken, refuse the rest, and close.
 
         Handlers that still run after `grace` seconds are left to themselves, and their callers are
         told that the call may have run. False if there were such.
         """
-        self._closing.set()
-        for listener in self._listeners:
-            listener.close()
+        self.stop_listening()
         with self._lock:
             connections = dict(self._connections)
         finished = self._drain(list(connections), time.monotonic() + grace)

@@ -171,6 +171,13 @@ class Session(Generic[CoreT]):
         known = [*self._leaving] if self.current is None else [*self._leaving, self.current]
         return [connection for connection in known if not connection.ended]
 
+    def let_go(self, connection: Connection[CoreT]) -> None:
+        """Close a connection that is not needed now. The next call opens another."""
+        connection.core.goodbye()
+        connection.push()
+        if connection is self.current:
+            self.retire(connection)
+
     def serve(self, connection: Connection[CoreT]) -> None:
         """Have a thread read a connection whenever no caller does. Once for each connection."""
         self._start_serving(connection)
