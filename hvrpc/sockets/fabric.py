@@ -485,6 +485,12 @@ def guests_of(name: str) -> list[tuple[Vm, bool]]:
     return Fabric(name, HOST, folder_of(name)).guests()
 
 
+def this_vm() -> Vm:
+    """The VM that this process plays. Raises :class:`hvrpc.UnsupportedError`."""
+    with explained("", "play a VM"):
+        return _vm_of_this_process(fabric_name())
+
+
 class Unusable(Exception):
     """The fabric cannot be used as this process is set up. Becomes an `UnsupportedError`."""
 

@@ -105,6 +105,7 @@ def test_a_fabric_that_does_not_exist_is_not_made(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_a_guest_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HVRPC_FABRIC", raising=False)
     known = Identity(WEB, "web", "host.example.org", "/var/lib/hyperv/.kvp_pool_3")
     monkeypatch.setattr(guest, "identity", lambda: known)
     told = run("vms", "--self").stdout
@@ -118,7 +119,21 @@ def test_what_a_guest_is(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+def test_what_this_is_on_a_fabric(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HVRPC_FABRIC", "test")
+    host = json.loads(run("vms", "--self", "--json").stdout)
+    assert (host["name"], host["id"]) == ("the host", "a42e7cda-d03f-480c-9cc2-a4de20abb878")
+    monkeypatch.setenv("HVRPC_FABRIC_VM", "web")
+    told = json.loads(run("vms", "--self", "--json").stdout)
+    assert (told["name"], told["found_by"]) == ("web", "fabric test")
+    monkeypatch.setenv("HVRPC_FABRIC_VM", "parent")
+    wrong = run("vms", "--self")
+    assert wrong.exit_code == 69
+    assert "HVRPC_FABRIC_VM is wrong" in wrong.stderr
+
+
 def test_what_is_no_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HVRPC_FABRIC", raising=False)
     monkeypatch.setattr(guest, "identity", lambda: None)
     result = run("vms", "--self")
     assert result.exit_code == 69

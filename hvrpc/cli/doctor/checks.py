@@ -263,6 +263,25 @@ def vms(machine: Machine, address: Address | None) -> Iterator[Finding]:
         yield ok("VMs", f"{total} can be seen, {classic} of them classic; hvrpc vms lists them")
 
 
+def called_vm(machine: Machine, address: Address | None) -> Iterator[Finding]:
+    """Whether the VM that an address calls is one that runs. Its name is looked up when it is called."""
+    windows = machine.windows
+    if windows is None or machine.fabric is not None or not isinstance(address, HvsockAddress):
+        return
+    named = str(address.vm).casefold()
+    found = [vm for vm in windows.vms.machines if named in (str(vm.id), (vm.name or "").casefold())]
+    if len(found) == 1 and found[0].state != "Running":
+        (vm,) = found
+        start = (
+            f"Get-VM -Id {vm.id} | Resume-VM"
+            if vm.state == "Paused"
+            else f"Get-VM -Id {vm.id} | Start-VM"
+        )
+        yield problem("the VM", f"{vm.name or vm.id} is {vm.state}", f"start it:\n    {start}")
+    elif len(found) == 1:
+        yield ok("the VM", f"{found[0].name or found[0].id} is running")
+
+
 # --- Linux ---------------------------------------------------------------------------------------
 
 _TRANSPORTS: Final = {
@@ -384,6 +403,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     registered,
     vms,
     wildcards,
+    called_vm,
     hypervisor,
     vm_sockets,
     kernel,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hvrpc import Address, PrivilegeError, UnsupportedError
@@ -198,6 +200,24 @@ def test_wildcards_that_do_not_reach_everybody() -> None:
 def test_vms_that_cannot_all_be_seen() -> None:
     (finding,) = told(windows(vms=Listing((CLASSIC_VM,), (NO_HYPER_V,))), Status.NOTE, "VMs")
     assert "no Hyper-V" in finding.text
+
+
+@pytest.mark.parametrize("vm", ["web", "WEB", str(CLASSIC_VM.id)])
+def test_the_vm_that_is_called(vm: str) -> None:
+    address = f"hvsock://{vm}/5000"
+    assert told(windows(), Status.OK, "the VM", address)
+    for state, command in (("Off", "Start-VM"), ("Saved", "Start-VM"), ("Paused", "Resume-VM")):
+        listing = Listing((replace(CLASSIC_VM, state=state), WSL_VM))
+        (finding,) = told(windows(vms=listing), Status.PROBLEM, "the VM", address)
+        assert finding.text == f"web is {state}"
+        assert command in finding.do
+
+
+@pytest.mark.parametrize(
+    "address", ["hvsock://other/5000", "hvsock://parent/5000", "tcp://[::1]:1"]
+)
+def test_what_is_called_is_no_vm_that_is_known(address: str) -> None:
+    assert not [f for f in judge(windows(), Address.parse(address)) if f.about == "the VM"]
 
 
 # --- Linux ---------------------------------------------------------------------------------------
