@@ -29,6 +29,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "Serve": {
         "serve": "serve an object, a module or servicers",
+        "tunnel": "join two addresses, so that any program reaches a VM",
     },
     "Generate": {
         "codegen": "make typed clients and servicers of .proto files",

@@ -152,24 +152,43 @@ def run(
     serving: Serving, addresses: Sequence[Address], *, allow: Access | None, grace: float
 ) -> ExitCode:
     """Serve until SIGTERM or Ctrl-C, then finish what was taken. A second one ends that at once."""
+
+    def begin() -> str:
+        where = [serving.listen(address, allow) for address in addresses]
+        serving.start()
+        return f"serving {', '.join(serving.offers)} on {', '.join(map(str, where))}"
+
+    return run_until_told(begin, lambda: serving.stop(grace))
+
+
+def run_until_told(
+    begin: Callable[[], str],
+    end: Callable[[], bool],
+    *,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> ExitCode:
+    """Begin, print the line that it returns, and end at SIGTERM or Ctrl-C.
+
+    `meanwhile` is called about once a second. When `end` returns False, or is interrupted, the process
+    leaves although something still runs.
+    """
     notifier = Notifier.of(os.environ, os.getpid())
     stop = threading.Event()
     code, finished = ExitCode.OK, False
     with _told_to_stop(stop):
         try:
-            where = [serving.listen(address, allow) for address in addresses]
-            serving.start()
-            places = ", ".join(map(str, where))
-            output.say(f"serving {', '.join(serving.offers)} on {places}")
+            line = begin()
+            output.say(line)
             sys.stdout.flush()  # whoever waits for this line may read it through a pipe
-            notifier.ready(f"serving on {places}")
+            notifier.ready(line)
             while not stop.wait(min(LOOK_EVERY, (notifier.watchdog or LOOK_EVERY) / 3)):
                 notifier.alive()
+                meanwhile()
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
         notifier.stopping()
         try:
-            finished = serving.stop(grace)
+            finished = end()
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
     if not finished:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from ..access import Access
 from ..addresses import Address
 from .errors import missing
 
@@ -31,6 +32,19 @@ class AddressType(click.ParamType[Address]):
 
 
 ADDRESS: Final = AddressType()
+
+
+class RuleType(click.ParamType[str]):
+    """An access rule, checked before anything is done."""
+
+    name = "rule"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            Access(value)
+        except (TypeError, ValueError) as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
 
 
 @dataclass(frozen=True)

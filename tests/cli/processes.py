@@ -71,10 +71,12 @@ class Served:
 
 
 @contextmanager
-def serve(*arguments: object, folder: Path, **environment: str) -> Iterator[Served]:
-    """Run `hvrpc serve` in a folder."""
+def serve(
+    *arguments: object, folder: Path, command: str = "serve", **environment: str
+) -> Iterator[Served]:
+    """Run `hvrpc serve`, or another command that runs until it is told to stop, in a folder."""
     process = subprocess.Popen(
-        [*PROGRAM, "serve", *map(str, arguments)],
+        [*PROGRAM, command, *map(str, arguments)],
         cwd=folder,
         env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,

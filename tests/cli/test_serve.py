@@ -277,7 +277,7 @@ def test_a_service_manager_is_told_when_callers_can_connect(
         assert run("call", "--msgpack", "local://loopback/7", "add", 1, 2).exit_code == 0
         assert "READY=1" in ready
         assert f"MAINPID={served.process.pid}" in ready
-        assert "STATUS=serving on local://loopback/7" in ready
+        assert "STATUS=serving add, name, wait on local://loopback/7" in ready
         assert sock.recv(4096) == b"WATCHDOG=1"
         assert served.end() == ExitCode.OK
         while (told := sock.recv(4096)) == b"WATCHDOG=1":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import click
 
@@ -13,7 +12,7 @@ from .. import output
 from ..loading import load
 from ..reloading import Supervisor, hvrpc_again
 from ..serving import run, serving_of
-from ..targets import ADDRESS
+from ..targets import ADDRESS, RuleType
 
 EPILOG = """\b
 Examples:
@@ -25,19 +24,6 @@ Examples:
 Then, from the host:
   hvrpc list --msgpack "hvsock://My VM/5001"
 """
-
-
-class RuleType(click.ParamType[str]):
-    """An access rule, checked before anything is loaded."""
-
-    name = "rule"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            Access(value)
-        except (TypeError, ValueError) as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
 
 
 @click.command(epilog=EPILOG)
