@@ -667,7 +667,7 @@ CHORES = {
     "smoke": Chore("the wheel in an empty environment", smoke, ("group:build",)),
     "rigs": Chore("the suite on real boundaries: [windows|vm|nested|… ...]", rigs, None, True),
     "interop-peers": Chore("get the foreign programs some tests need", interop_peers, None, True),
-    "docs": Chore("write the tables that docs/ takes from the code", docs, (), True),
+    "docs": Chore("write the tables that docs/ takes from the code", docs, ("all",), True),
     "protos": Chore("generate code from .proto files; --check compares", protos, SUITE, True),
     "env": Chore(
         "make the environment with everything, and tell where",

@@ -20,6 +20,7 @@ from types import MappingProxyType, ModuleType
 from typing import Final
 
 from hvrpc import access, addresses, errors
+from hvrpc.cli import manual
 from hvrpc.msgpack import calling, core, limits, streams
 from hvrpc.session import aio, opening, threads
 from hvrpc.sockets import causes, families, options
@@ -209,6 +210,8 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "named VMs": named_vms,
     "msgpack limits": lambda: attributes(limits.Limits),
     "msgpack numbers": msgpack_numbers,
+    "commands": manual.commands,
+    "exit codes": manual.exit_codes,
 }
 
 _PLACE = re.compile(

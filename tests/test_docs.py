@@ -8,7 +8,9 @@ stands for anything), `sh` as a script. The line before a block may say somethin
     <!-- guest web: runs while the next block does -->
 
 The second is a program that serves the block after it, as a VM of that name on the emulated fabric;
-its first line of output says that it is ready.
+its first line of output says that it is ready. Further blocks that need it say so:
+
+    <!-- served by the guest above -->
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ LIMIT_SECONDS = 50
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n)?"
     r"(?:^<!-- guest (?P<guest>[^\n]+?): runs while the next block does -->\n)?"
+    r"(?P<again>^<!-- served by the guest above -->\n)?"
     r"^```(?P<language>[a-z]+)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -82,6 +85,8 @@ def blocks_of(page: Path) -> list[Block]:
     for match in _BLOCK.finditer(text):
         line = text.count("\n", 0, match.start("language")) + 1
         before = blocks[-1] if blocks and blocks[-1].guest else None
+        if match["again"]:
+            before = [block for block in blocks if block.guest][-1]
         blocks.append(
             Block(
                 f"{name_of(page)}:{line}",
@@ -188,7 +193,7 @@ def test_python_sessions_answer_as_shown(
 
 
 @pytest.mark.parametrize("block", blocks_in("console", "sh"))
-def test_commands_do_what_is_shown(block: Block, reader: dict[str, str]) -> None:
+def test_commands_do_what_is_shown(block: Block, tmp_path: Path, reader: dict[str, str]) -> None:
     skip_if_marked(block)
     shell = shutil.which("bash")
     if os.name != "posix" or shell is None:
@@ -196,8 +201,10 @@ def test_commands_do_what_is_shown(block: Block, reader: dict[str, str]) -> None
     script = "\n".join(block.commands)
     # The environment is there already, and a test must not make another one.
     script = script.replace("python3 run.py", "python3 run.py --here")
+    script = re.sub(r"(?m)^hvrpc\b", "python3 -m hvrpc", script)
     script = re.sub(r"\bpython3\b", sys.executable, script)
-    output = run([shell, "-eu", "-o", "pipefail", "-c", script], ROOT, reader)
+    with serving(block.served_by, tmp_path, reader):
+        output = run([shell, "-eu", "-o", "pipefail", "-c", script], ROOT, reader)
     for line in block.shown_output:
         pattern = ".*".join(re.escape(part.strip()) for part in line.split("..."))
         assert re.search(pattern, output), f"{line!r} is shown, and this is what came:\n{output}"

@@ -150,7 +150,10 @@ def problem_of(error: BaseException) -> Problem | None:
     if isinstance(error, errors.RemoteError):
         return _remote(error)
     if isinstance(error, errors.CallError):
-        what = f"{error.method or 'a call'} at {error.address}".removesuffix(" at ")
+        what = (
+            f"{error.method} at {error.address}" if error.method else f"a call to {error.address}"
+        )
+        what = what.removesuffix(" at ").removesuffix(" to ")
         return Problem(f"{what} has no result", error.problem, error.remedy or _fate(error), code)
     if isinstance(error, errors.HvrpcError):
         return Problem(str(error), code=code)
@@ -219,7 +222,7 @@ def print_problem(problem: Problem) -> None:
     )
     for label, style, text in rows:
         if text:
-            lines = _wrapped(text, console.width - INDENT)
+            lines = wrapped(text, console.width - INDENT)
             head = Text.assemble((label.rjust(5), style), "  ", lines[0])
             console.print(
                 head, *(" " * INDENT + line for line in lines[1:]), sep="\n", soft_wrap=True
@@ -231,7 +234,7 @@ AS_IT_IS: Final = "    "
 """A line that begins with this is something to copy, and is not broken."""
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def wrapped(text: str, width: int) -> list[str]:
     lines = [
         [line]
         if line.startswith(AS_IT_IS)

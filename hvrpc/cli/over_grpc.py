@@ -318,7 +318,7 @@ def _unhealthy(error: Any, target: Target, service: str | None) -> Exception:
         return Failure(
             f"{target.address} does not tell how it is",
             why="it answers, but has no health service",
-            do="give it one (grpc_health.v1.health.HealthServicer), or see whether hvrpc ping is enough",
+            do="let it tell: hvrpc.grpc.server(…, health=True); hvrpc ping asks any server",
         )
     if error.code() is grpc.StatusCode.NOT_FOUND:
         return Failure(

@@ -155,8 +155,8 @@ def of_server(channel: grpc.Channel, address: object, timeout: float | None) -> 
     raise Failure(
         f"{address} does not tell what it serves",
         why="it has no reflection",
-        do="name the .proto file with --proto, or give the server reflection"
-        " (grpc_reflection.v1alpha.reflection.enable_server_reflection)",
+        do="name the .proto file with --proto, or let the server describe itself:"
+        " hvrpc.grpc.server(…, reflection=True)",
         code=ExitCode.REFUSED,
     )
 

@@ -93,24 +93,15 @@ class GrpcServing:
 
     def __init__(self, adders: Sequence[Adder], threads: int | None) -> None:
         try:
-            from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-            from grpc_reflection.v1alpha import reflection
-
             from .. import grpc as engine
         except ImportError as error:
-            raise missing("grpcio", "grpc") from error
+            raise missing(error.name or "grpcio", "grpc") from error
         pool = futures.ThreadPoolExecutor(threads) if threads else None
-        self._server = engine.server(pool)
+        self._server = engine.server(pool, health=True, reflection=True)
         recorder: Any = Recorder(self._server)
         for add in adders:
             add(recorder)
         self.offers = sorted(recorder.services)
-        self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (*self.offers, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
-        for name in ("", *self.offers):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def listen(self, address: Address, allow: Access | None) -> Address:
         if allow is not None:
@@ -122,7 +113,6 @@ class GrpcServing:
         self._server.start()
 
     def stop(self, grace: float) -> bool:
-        self._health.enter_graceful_shutdown()
         began = time.monotonic()
         self._server.stop(grace).wait()
         return time.monotonic() - began < grace or not grace

@@ -89,37 +89,45 @@ def target_options(function: Function) -> Function:
         help="With --msgpack: it is not hvrpc's, and does not answer what it does not know.",
     )
     @timeout_option
-    @click.option(
-        "--proto",
-        "protos",
-        multiple=True,
-        type=click.Path(exists=True, dir_okay=False),
-        help="A .proto file, or a descriptor set, of a server without reflection.",
-    )
-    @click.option(
-        "-I",
-        "--include",
-        multiple=True,
-        type=click.Path(exists=True, file_okay=False),
-        help="A folder that --proto files import from.",
-    )
     @click.option("--wait", is_flag=True, help="Wait for a service that is not there yet.")
     @functools.wraps(function)
     def command(
         *args: Any,
         address: Address,
         msgpack: bool,
+        foreign: bool,
         timeout: float,
         wait: bool,
-        protos: tuple[str, ...],
-        include: tuple[str, ...],
-        foreign: bool,
+        protos: tuple[str, ...] = (),
+        include: tuple[str, ...] = (),
         **others: Any,
     ) -> Any:
         target = Target(address, msgpack, timeout or None, wait, protos, include, foreign)
         return function(*args, target=target, **others)
 
     return command  # type: ignore[return-value]
+
+
+def proto_options(function: Function) -> Function:
+    """Options of a command that has to know what the other side serves. Below `target_options`."""
+    for option in (
+        click.option(
+            "-I",
+            "--include",
+            multiple=True,
+            type=click.Path(exists=True, file_okay=False),
+            help="A folder that --proto files import from.",
+        ),
+        click.option(
+            "--proto",
+            "protos",
+            multiple=True,
+            type=click.Path(exists=True, dir_okay=False),
+            help="A .proto file, or a descriptor set, of a server without reflection.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def timeout_option(function: Function) -> Function:

@@ -13,7 +13,7 @@ import click
 from .. import output, plot
 from ..errors import Failure
 from ..latencies import Latencies
-from ..targets import Target, target_options
+from ..targets import Target, proto_options, target_options
 from ..words import Words
 
 EPILOG = """\b
@@ -31,6 +31,7 @@ MOST_TIMES: Final = 2_000_000
 
 @click.command(epilog=EPILOG)
 @target_options
+@proto_options
 @click.argument("method", required=False)
 @click.argument("words", nargs=-1, metavar="[JSON | NAME=VALUE | @FILE]...")
 @click.option(

@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from .. import output
-from ..targets import Target, target_options
+from ..targets import Target, proto_options, target_options
 from ..words import Words
 
 EPILOG = """\b
@@ -45,6 +45,7 @@ METADATA: Final = MetadataType()
 
 @click.command(epilog=EPILOG)
 @target_options
+@proto_options
 @click.argument("method")
 @click.argument("words", nargs=-1, metavar="[JSON | NAME=VALUE | @FILE]...")
 @click.option(

@@ -7,7 +7,7 @@ import textwrap
 import click
 
 from .. import output
-from ..targets import Target, target_options
+from ..targets import Target, proto_options, target_options
 
 EPILOG = """\b
 Examples:
@@ -19,6 +19,7 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @target_options
+@proto_options
 @click.argument("name", required=False)
 @output.json_option
 def command(target: Target, name: str | None, as_json: bool) -> None:

@@ -14,7 +14,7 @@ import hvrpc.msgpack
 from hvrpc.testing import Fabric, Guest
 
 from .. import output
-from ..errors import problem_of
+from ..errors import problem_of, wrapped
 from ..latencies import Latencies, short
 from . import agent_pb2, agent_pb2_grpc, guest
 
@@ -26,6 +26,7 @@ PACKAGES = ("git", "nginx", "postgresql", "redis", "python3")
 KILL_AT = 60
 """Percent of the second installation at which the VM is switched off."""
 CALLS = 2000
+INDENT = 11
 PAUSE = 0.5
 """Seconds that the VM stays off: long enough for the host to look for it in vain."""
 
@@ -73,6 +74,7 @@ def lose(agent: Any, vm: Guest) -> None:
     try:
         _watch(agent.Install(agent_pb2.InstallRequest(packages=PACKAGES), timeout=30), vm)
     except grpc.RpcError as error:
+        tell("guest", f"was switched off at {KILL_AT} %", "red")
         problem = problem_of(error)
         assert problem is not None
         tell("error", problem.what, "red")
@@ -105,7 +107,6 @@ def _watch(progress: Any, vm: Guest | None = None) -> None:
             show(each.percent / 100, each.package)
             if vm is not None and each.percent == KILL_AT:
                 vm.kill()
-                tell("guest", f"is switched off at {KILL_AT} %", "red")
                 vm = None
 
 
@@ -161,4 +162,7 @@ def answer(text: str) -> None:
 def tell(what: str, text: str, style: str = "") -> None:
     from rich.text import Text
 
-    output.say(Text.assemble((f"{what:>9}", style or "dim"), "  ", (text, style if what else "")))
+    console = output.console()
+    for number, line in enumerate(wrapped(text, console.width - INDENT)):
+        head = f"{'' if number else what:>9}  "
+        output.say(Text.assemble((head, style or "dim"), (line, style)))
