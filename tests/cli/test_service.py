@@ -34,6 +34,10 @@ def printed(*arguments: object) -> Any:
     return json.loads(result.stdout)
 
 
+def printed_anyway(*arguments: object) -> Any:
+    return json.loads(run("service", *arguments, "--json").stdout)
+
+
 def test_register_tells_what_to_listen_on_and_what_guests_call(registry: FakeRegistry) -> None:
     result = run("service", "register", "agent", "--port", 5000)
     assert result.exit_code == 0
@@ -143,8 +147,18 @@ def test_status_is_for_scripts(registry: FakeRegistry) -> None:
     missing = run("service", "status", "other")
     assert missing.exit_code == 1
     assert "other is not registered" in missing.stdout
-    assert "service register other" in missing.stdout
     assert printed("status", "agent")["registered"][0]["port"] == 5000
+
+
+@pytest.mark.parametrize("may_write", [True, False])
+def test_status_says_how_to_register(
+    registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, may_write: bool
+) -> None:
+    monkeypatch.setattr(registration, "can_write", lambda: may_write)
+    told = run("service", "status", "my agent").stdout
+    assert ("Start-Process -Verb RunAs" in told) is not may_write
+    assert 'service register "my agent"' in told
+    assert printed_anyway("status", "my agent") == {"registered": [], "may_register": may_write}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -200,12 +201,13 @@ def _tell_status(name: str | None, services: list[Service], may_write: bool) -> 
         output.say(
             "hvrpc has registered nothing here" if name is None else f"{name} is not registered"
         )
+    words = ["service", "register", "NAME" if name is None else name]
     if may_write:
-        output.say("this process may register services", "dim")
-        return
-    words = ("service", "register", *([] if name is None else [name]))
-    output.say("only an administrator may register services; this asks for one:", "dim")
-    output.say(f"  {privileges.elevated(*words)}", "dim")
+        output.say("this process may register services:", "dim")
+        output.say(f"  {subprocess.list2cmdline(['hvrpc', *words])}", "dim")
+    else:
+        output.say("only an administrator may register services; this asks for one:", "dim")
+        output.say(f"  {privileges.elevated(*words)}", "dim")
 
 
 # --- Preparing -----------------------------------------------------------------------------------
