@@ -127,10 +127,11 @@ class Channel(grpc.Channel):
                 continue
             if core.draining:
                 session.retire(connection)
-            elif idle is not None and not core.busy:
-                if time.monotonic() - connection.used_at >= idle:
-                    self.connectivity.changed(State.IDLE)
-                    session.let_go(connection)
+            elif (
+                idle is not None and not core.busy and time.monotonic() - connection.used_at >= idle
+            ):
+                self.connectivity.changed(State.IDLE)
+                session.let_go(connection)
         if not connections:
             rounds.discard(self)
 

@@ -163,6 +163,8 @@ class Server(grpc.Server):
         with self._stop_lock:
             if self._stopping is None:
                 self._acceptor.stop_listening()
+                for core in list(self._cores):
+                    core.refuses = True
                 self._stopping = threading.Thread(
                     target=self._stop, args=(seconds,), name="hvrpc-stop", daemon=True
                 )

@@ -160,6 +160,8 @@ class ServerCore(GrpcCore):
         """What the driver makes of this core; set by the server."""
         self._calls: dict[int, ServerCall] = {}
         self._running: set[ServerCall] = set()
+        self.refuses = False
+        """Whether no further call is taken, not even one that was sent before its caller was told."""
         self.count = 0
         """How many calls there have been."""
         self.on_end: Callable[[], object] | None = None
@@ -175,6 +177,9 @@ class ServerCore(GrpcCore):
         calls = self._calls
         for kind, stream_id, value, flag in events:
             if kind == HEADERS_RECEIVED:
+                if self.refuses:
+                    self.http.reset_stream(stream_id, ErrorCode.REFUSED_STREAM)
+                    continue
                 request = request_of(value)
                 if not request.content_type.startswith(CONTENT_TYPE):
                     self.http.send_trailers(stream_id, UNSUPPORTED_MEDIA)
