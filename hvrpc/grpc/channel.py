@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -19,7 +20,7 @@ import grpc
 
 from .. import __version__
 from ..addresses import Address
-from ..errors import DeadlineExceeded, HvrpcError, OpenFailed, Outcome
+from ..errors import Attempt, DeadlineExceeded, HvrpcError, OpenFailed, Outcome
 from ..http2 import Fields, Settings
 from ..session.opening import FIRST_WAIT, LONGEST_WAIT, Policy
 from ..session.repeating import may_have_run
@@ -67,7 +68,6 @@ class Channel(grpc.Channel):
         self.address = str(where)
         self.options = ChannelOptions.of(options)
         self.compression = self.options.compression if compression is None else compression
-        self.connectivity = Connectivity()
         self.config = ServiceConfig()
         self.misconfigured: StatusError | None = None
         """What every call ends with because of a service config that cannot be read."""
@@ -75,18 +75,19 @@ class Channel(grpc.Channel):
             self.config = ServiceConfig.of(self.options.service_config)
         except StatusError as error:
             self.misconfigured = error
-        self._closed = False
-        self.closing = threading.Event()
         self._connecting: threading.Thread | None = None
         self._authority = self.options.authority or "localhost"
         self._user_agent = " ".join(
             filter(None, (self.options.user_agent, USER_AGENT, self.options.user_agent_after))
         )
         keepalive = self.options.keepalive_time
+        self._link = link = Link(self)
+        self.connectivity = link.connectivity
+        self.closing = link.closing
         self.session: Session[ClientCore] = Session(
             where,
-            self._make_core,
-            policy=Policy.of(False, lambda _: self.connectivity.changed(State.TRANSIENT_FAILURE)),
+            link.make_core,
+            policy=Policy.of(False, link.attempt_failed),
             connect_timeout=self.options.connect_timeout or DEFAULT_TIMEOUT,
             dead_after=(
                 Heartbeat.DEAD_AFTER
@@ -95,25 +96,8 @@ class Channel(grpc.Channel):
             ),
             watch_idle=self.options.keepalive_when_idle,
         )
-
-    def _make_core(self, stream: Stream) -> ClientCore:
-        most = self.options.most_metadata
-        core = ClientCore(
-            Settings()
-            if most is None
-            else Settings(max_header_list_size=max(most, LEAST_METADATA)),
-            address=self.address,
-            pings_anyway=self.options.keepalive_time is not None,
-            on_ready=self._connection_ready,
-            on_goaway=self._connection_ended,
-            on_end=self._connection_ended,
-        )
-        core.peer = stream.peer
-        return core
-
-    def _connection_ready(self, core: ClientCore) -> None:
-        self.connectivity.changed(State.READY)
-        rounds.add(self)
+        # A stub keeps its channel; when nobody keeps either, the connection is closed.
+        weakref.finalize(self, link.shut, self.session).atexit = False
 
     def visit(self) -> None:
         """Take in what has come while no call waited; see `hvrpc/session/threads/rounds.py`."""
@@ -135,18 +119,13 @@ class Channel(grpc.Channel):
         if not connections:
             rounds.discard(self)
 
-    def _connection_ended(self, core: ClientCore) -> None:
-        current = self.session.current
-        if current is not None and current.core is core:
-            self.connectivity.changed(State.IDLE)
-
     # --- Connections -----------------------------------------------------------------------------
 
     def connection(
         self, deadline: float | None, now: float, wait_for_ready: bool
     ) -> Connection[ClientCore]:
         """A connection that is up. Opens one if there is none; once, or until the deadline."""
-        if self._closed:
+        if self.closed:
             raise ValueError("Cannot invoke RPC on closed channel!")
         current = self.session.current
         if current is None or current.ended:
@@ -177,7 +156,7 @@ class Channel(grpc.Channel):
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
-        return self._closed
+        return self.closing.is_set()
 
     @property
     def is_up(self) -> bool:
@@ -266,16 +245,8 @@ class Channel(grpc.Channel):
 
     def close(self) -> None:
         """End the calls under way as cancelled, and close. Calls made later raise ValueError."""
-        if self._closed:
-            return
-        self._closed = True
-        self.closing.set()
         rounds.discard(self)
-        for connection in self.session.connections():
-            connection.core.end_all(CHANNEL_CLOSED)
-            connection.push()
-        self.session.close(0)
-        self.connectivity.changed(State.SHUTDOWN)
+        self._link.shut(self.session)
 
     def __enter__(self) -> Self:
         return self
@@ -288,14 +259,8 @@ class Channel(grpc.Channel):
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        try:
-            self.close()
-        except Exception:  # half made, or the interpreter is ending
-            pass
-
     def __repr__(self) -> str:
-        return f"<gRPC channel to {self.address}, {'closed' if self._closed else 'open'}>"
+        return f"<gRPC channel to {self.address}, {'closed' if self.closed else 'open'}>"
 
     # --- For the methods below -----------------------------------------------------------------
 
@@ -305,6 +270,63 @@ class Channel(grpc.Channel):
         if compression is not PLAIN:
             fields += ((b"grpc-encoding", ENCODINGS[compression]),)
         return fields
+
+
+class Link:
+    """What a channel's connections know of it: not the channel itself, or it could not be collected
+    while it is connected."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.connectivity = Connectivity()
+        self.closing = threading.Event()
+        self._channel = weakref.ref(channel)
+        self._address = channel.address
+        most = channel.options.most_metadata
+        self._settings = (
+            Settings() if most is None else Settings(max_header_list_size=max(most, LEAST_METADATA))
+        )
+        self._pings_anyway = channel.options.keepalive_time is not None
+
+    def make_core(self, stream: Stream) -> ClientCore:
+        """The core of a fresh connection."""
+        core = ClientCore(
+            self._settings,
+            address=self._address,
+            pings_anyway=self._pings_anyway,
+            on_ready=self._ready,
+            on_goaway=self._leaving,
+            on_end=self._leaving,
+        )
+        core.peer = stream.peer
+        return core
+
+    def attempt_failed(self, attempt: Attempt) -> None:
+        """No connection could be opened."""
+        self.connectivity.changed(State.TRANSIENT_FAILURE)
+
+    def _ready(self, core: ClientCore) -> None:
+        self.connectivity.changed(State.READY)
+        channel = self._channel()
+        if channel is not None:
+            rounds.add(channel)
+
+    def _leaving(self, core: ClientCore) -> None:
+        """A connection takes no more calls."""
+        channel = self._channel()
+        current = None if channel is None else channel.session.current
+        if current is not None and current.core is core:
+            self.connectivity.changed(State.IDLE)
+
+    def shut(self, session: Session[ClientCore]) -> None:
+        """End the calls under way as cancelled, and close. The second time does nothing."""
+        if self.closing.is_set():
+            return
+        self.closing.set()
+        for connection in session.connections():
+            connection.core.end_all(CHANNEL_CLOSED)
+            connection.push()
+        session.close(0)
+        self.connectivity.changed(State.SHUTDOWN)
 
 
 class Method:

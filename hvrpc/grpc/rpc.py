@@ -42,6 +42,8 @@ logger = logging.getLogger("hvrpc.grpc")
 
 MUCH: Final = 256 * 1024
 """Bytes of one call that may wait to be sent before its sender has to wait."""
+MOST_KEPT: Final = 256 * 1024
+"""Bytes of requests that are kept for a call that may have to be begun anew, as in grpcio."""
 CANNOT_BLOCK: Final = tuple(map(type, (iter([]), iter(()), iter(range(0)), iter({}))))
 """Iterators that need no thread."""
 
@@ -65,6 +67,12 @@ class Rpc(RpcError):
         self._retrying = method.retrying()
         self._given = given
         self._requests = requests
+        single = type(requests) is bytes
+        self._sent: list[bytes] | None = [requests] if single else []  # type: ignore[list-item]
+        """What was sent, while the call may have to be begun anew; None once it may not."""
+        self._sent_size = 0
+        self._all_sent = single
+        self._one_sends = threading.Lock()
         self._wait_for_ready = bool(wait_for_ready)
         self._call = StreamCall(method.most_received)
         self._connection: Connection[ClientCore] | None = None
@@ -79,7 +87,6 @@ class Rpc(RpcError):
         self._asked = False
         """Whether the retry policy has said its last word."""
         self._one_repeats = threading.RLock()
-        self._initial_sent = False
         self._extra = method.extra(timeout, given)
         self._fields, self._compression = method.fields(compression)
         channel = method.channel
@@ -113,21 +120,23 @@ class Rpc(RpcError):
         except HvrpcError as failure:
             self._refuse(ending_of_failure(failure), failure)
             return
-        call = self._call
-        core = connection.core
-        self._connection = connection
-        if self._callbacks is None or self._callbacks:
-            call.watched = self._finished
         if type(self._requests) is bytes:
             try:
                 self._method.check_size(self._requests)
             except RpcError as error:
                 self._refuse(error._ending, error.__cause__)
                 return
+        call = self._call
+        core = connection.core
+        if self._callbacks is None or self._callbacks:
+            call.watched = self._finished
+        with self._one_sends:
+            self._connection = connection
             core.start(call, self._fields, self._extra)
-            core.send(call, self._packed(self._requests), end=True)
-        else:
-            core.start(call, self._fields, self._extra)
+            for payload in self._sent or ():
+                core.send(call, self._packed(payload))
+            if self._all_sent:
+                core.send(call, (), end=True)
         connection.push()
         if self._refused is not None:
             core.end(call, self._refused)
@@ -164,16 +173,11 @@ class Rpc(RpcError):
             ).start()
 
     def _send_requests(self, requests: Iterator[Any]) -> None:
-        call = self._call
-        connection = self._connection
-        assert connection is not None
-        core = connection.core
-        while not call.ended:
+        while not self._call.ended or self._is_repeated():
             try:
                 request = next(requests)
             except StopIteration:
-                core.send(call, (), end=True)
-                connection.push()
+                self._send(None)
                 return
             except Exception as error:
                 logger.exception("Exception iterating requests!")
@@ -181,7 +185,7 @@ class Rpc(RpcError):
                     Ending(grpc.StatusCode.UNKNOWN, "Exception iterating requests!"), error
                 )
                 return
-            if call.ended:
+            if self._call.ended and not self._is_repeated():
                 return
             try:
                 payload = self._method.payload(request)
@@ -190,15 +194,42 @@ class Rpc(RpcError):
                 logger.exception("a request cannot be sent")
                 self._give_up(error._ending, error.__cause__)
                 return
-            queued = core.send(call, self._packed(payload))
-            if queued < 0:
+            if not self._send(payload):
                 return
-            if not connection.push():
-                connection.flush(self._deadline, lambda: call.ended)
-            if queued > MUCH:
-                room = Call()
-                if core.queued(call, room) and not connection.wait(room, self._deadline):
-                    return
+
+    def _send(self, payload: bytes | None) -> bool:
+        """Send a request, waiting while too much waits to be sent; None: that was all.
+
+        False when the deadline came first.
+        """
+        with self._one_sends:
+            call = self._call
+            connection = self._connection
+            assert connection is not None
+            core = connection.core
+            if payload is None:
+                self._all_sent = True
+                queued = core.send(call, (), end=True)
+            else:
+                self._keep(call, payload)
+                queued = core.send(call, self._packed(payload))
+        if not connection.push():
+            connection.flush(self._deadline, lambda: call.ended)
+        if queued > MUCH:
+            room = Call()
+            if core.queued(call, room):
+                return connection.wait(room, self._deadline)
+        return True
+
+    def _keep(self, call: StreamCall, payload: bytes) -> None:
+        """Keep a request for as long as the call may have to be begun anew."""
+        sent = self._sent
+        if sent is not None:
+            self._sent_size += len(payload)
+            if call.headers is not None or self._sent_size > MOST_KEPT:
+                self._sent = None
+            else:
+                sent.append(payload)
 
     # --- Waiting ---------------------------------------------------------------------------------
 
@@ -240,7 +271,7 @@ class Rpc(RpcError):
         """Whether a call that has failed was begun anew: because it has certainly not been run, or
         because the retry policy says so."""
         call = self._call
-        if type(self._requests) is not bytes or not call.ended or self._refused is not None:
+        if self._sent is None or not call.ended or self._refused is not None:
             return False
         with self._one_repeats:
             if self._call is not call:
