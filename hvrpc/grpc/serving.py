@@ -35,6 +35,7 @@ from .messages import SERVER, Assembler, unpack_only
 from .status import StatusError
 from .wire import CONTENT_TYPE, OK, RESPONSE, Request, request_of, status_fields
 
+_CANCELLING: Final[Fields] = ((b"grpc-message", b"Cancelling all calls"),)
 UNSUPPORTED_MEDIA: Final[Fields] = ((b":status", b"415"),)
 
 
@@ -357,6 +358,17 @@ class ServerCore(GrpcCore):
         return list(self._running)
 
     # --- The life of the connection ------------------------------------------------------------
+
+    def farewell(self) -> None:
+        # Whoever waits still is told so, rather than left with a connection that has ended.
+        with self.lock:
+            for key, call in self._calls.items():
+                fields = status_fields(grpc.StatusCode.UNAVAILABLE, alone=not call.headers_sent)
+                try:
+                    self.http.send_trailers(key, fields, _CANCELLING)
+                except StreamClosed:
+                    pass
+            self.http.close()
 
     @property
     def waiting(self) -> bool:

@@ -37,6 +37,19 @@ def announce(servicer: health.HealthServicer, services: Iterable[str]) -> None:
         servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
 
 
+def add_async_health(server: Serves) -> health.aio.HealthServicer:
+    """The same for a server on a loop."""
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)  # type: ignore[arg-type]
+    return servicer
+
+
+async def announce_async(servicer: health.aio.HealthServicer, services: Iterable[str]) -> None:
+    """It serves."""
+    for service in (ALL, *services):
+        await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+
 def add_reflection(server: Serves, wanted: bool | Iterable[str], services: Iterable[str]) -> None:
     """Have a server describe services: those that are named, or all that it has."""
     names = services if wanted is True else wanted

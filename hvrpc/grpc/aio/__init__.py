@@ -11,7 +11,7 @@ that code for the one is code for the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -69,13 +69,25 @@ def server(
     options: Sequence[tuple[str, Any]] | None = None,
     maximum_concurrent_rpcs: int | None = None,
     compression: grpc.Compression | None = None,
+    *,
+    health: bool = False,
+    reflection: bool | Iterable[str] = False,
 ) -> Server:
     """A server. Next: add servicers and ports, and `start` it.
 
     `migration_thread_pool` runs handlers that are no coroutines; without one, the loop's own does.
+    `health` adds gRPC's health service, `reflection` the one that describes services: all, or those
+    named.
     """
     return Server(
-        migration_thread_pool, handlers, interceptors, options, maximum_concurrent_rpcs, compression
+        migration_thread_pool,
+        handlers,
+        interceptors,
+        options,
+        maximum_concurrent_rpcs,
+        compression,
+        health=health,
+        reflection=reflection,
     )
 
 

@@ -205,11 +205,15 @@ class Channel(aio.Channel):
             _, pending = await asyncio.wait(waits, timeout=grace)
             for wait in pending:
                 wait.cancel()
+        beginning = [call.task for call in self.waiting if call.task is not None]
         for call in self._calls():
             call.cancel(CANCELLED)
         if self._connecting is not None:
             self._connecting.cancel()
         await self.session.close(0)
+        opening = [task for task in (self._opening, self._connecting) if task is not None]
+        if beginning or opening:
+            await asyncio.wait([*beginning, *opening])
         self._changed(State.SHUTDOWN)
 
     def _calls(self) -> list[Rpc]:

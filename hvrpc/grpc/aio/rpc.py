@@ -81,7 +81,8 @@ class Rpc(ClientCall):
 
     _kept = 0
     _timer: asyncio.TimerHandle | None = None
-    _task: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | None = None
+    """What waits for a connection, or until it is time to try again."""
     _callbacks: list[Callable[[], object]] | None = None
     _retrying: Retrying | None = None
     _repetitions = 0
@@ -113,12 +114,12 @@ class Rpc(ClientCall):
     def _spawn(self, coroutine: Any) -> None:
         channel = self.method.channel
         channel.waiting.add(self)
-        self._task = self.loop.create_task(coroutine)
-        self._task.add_done_callback(self._spawned_ended)
+        self.task = self.loop.create_task(coroutine)
+        self.task.add_done_callback(self._spawned_ended)
 
     def _spawned_ended(self, task: asyncio.Task[None]) -> None:
-        if self._task is task:
-            self._task = None
+        if self.task is task:
+            self.task = None
             self.method.channel.waiting.discard(self)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a call could not be begun", exc_info=error)
@@ -339,8 +340,8 @@ class Rpc(ClientCall):
         if self.over:
             return False
         self.given_up = True
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
         connection = self.connection
         if connection is not None and connection.core.end(self, ending):
             connection.push()

@@ -22,6 +22,7 @@ from ...addresses import Address
 from ...session.aio import Connection
 from ...session.aio import Server as Acceptor
 from ...sockets import Stream
+from .. import standard
 from ..handlers import Handlers, details_of, logger
 from ..messages import MOST_JOINED, pack
 from ..options import ServerOptions
@@ -29,6 +30,7 @@ from ..server import settings_of
 from ..serving import ServerCall, ServerCore
 from ..status import StatusError, encode_message
 from ..wire import Request
+from .ages import ConnectionLimits
 from .context import Context, status_code
 from .handlers import (
     Behaviour,
@@ -56,8 +58,11 @@ class Server(aio.Server):
         options: Sequence[tuple[str, Any]] | None = None,
         maximum_concurrent_rpcs: int | None = None,
         compression: grpc.Compression | None = None,
+        *,
+        health: bool = False,
+        reflection: bool | Iterable[str] = False,
     ) -> None:
-        chosen = ServerOptions.of(options)
+        self._options = chosen = ServerOptions.of(options)
         self._handlers = Handlers(handlers)
         self._interceptors = _checked(interceptors)
         self._behaviours: dict[str, Behaviour] = {}
@@ -71,10 +76,13 @@ class Server(aio.Server):
         self._most = maximum_concurrent_rpcs
         self._running = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping: asyncio.Task[bool] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         self._settings = settings_of(chosen)
         self._acceptor: Acceptor[ServerCore] = Acceptor(self._make_core)
+        self._reflection = reflection
+        self._health = standard.add_async_health(self) if health else None
+        """What tells how this server is, if it shall."""
 
     def _make_core(
         self, stream: Stream, connection: Callable[[], Connection[ServerCore]]
@@ -82,6 +90,7 @@ class Server(aio.Server):
         core = ServerCore(self, self._settings)
         core.peer = stream.peer
         core.get_connection = connection
+        ConnectionLimits.watch(self._options, core)
         return core
 
     # --- What users call -------------------------------------------------------------------------
@@ -125,7 +134,14 @@ class Server(aio.Server):
         """Begin to serve, and return at once."""
         if self._stopping is not None:
             raise aio.UsageError("Server not in ready state")
+        if self._loop is not None:
+            return
         self._loop = asyncio.get_running_loop()
+        services = self._handlers.services
+        if self._health is not None:
+            await standard.announce_async(self._health, services)
+        if self._reflection:
+            standard.add_reflection(self, self._reflection, services)
         await self._acceptor.start()
 
     async def stop(self, grace: float | None) -> None:
@@ -135,7 +151,7 @@ class Server(aio.Server):
         """
         if self._stopping is None:
             loop = asyncio.get_running_loop()
-            self._stopping = loop.create_task(self._acceptor.close(grace or 0.0))
+            self._stopping = loop.create_task(self._stop(grace or 0.0))
             self._stopping.add_done_callback(lambda _: self._stopped.set())
             await asyncio.shield(self._stopping)
             return
@@ -143,6 +159,11 @@ class Server(aio.Server):
             await asyncio.wait([self._stopping], timeout=grace or 0.0)
             self._acceptor.hurry()
         await asyncio.shield(self._stopping)
+
+    async def _stop(self, grace: float) -> None:
+        if self._health is not None:
+            await self._health.enter_graceful_shutdown()
+        await self._acceptor.close(grace)
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
         """Wait until it has stopped. True: the time was up first."""

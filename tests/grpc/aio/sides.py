@@ -53,7 +53,7 @@ def run(main: Main, loop: str = "asyncio") -> None:
     gc.collect()
 
 
-def generic(**methods: Any) -> grpc.GenericRpcHandler[Any, Any]:
+def generic(**methods: Any) -> Any:
     """Handlers by their names: `unary_unary=f`, or `unary_unary_other=g` for a second one."""
     handlers = {}
     for name, function in methods.items():

@@ -213,7 +213,7 @@ def test_a_deadline_ends_both_sides() -> None:
             call = side.method("unary_unary")(b"", timeout=0.05)
             remaining = call.time_remaining()
             assert 0 < remaining <= 0.05
-            with pytest.raises(grpc.RpcError) as caught:
+            with pytest.raises(aio.AioRpcError) as caught:
                 await call
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             assert caught.value.outcome is Outcome.MAY_HAVE_RUN
@@ -229,7 +229,7 @@ def test_a_server_keeps_the_deadline_by_itself() -> None:
             # The header alone: this side does not look at the clock.
             method = side.method("unary_unary")
             method.fields += ((b"grpc-timeout", b"50m"),)
-            with pytest.raises(grpc.RpcError) as caught:
+            with pytest.raises(aio.AioRpcError) as caught:
                 await method(b"")
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             assert caught.value.outcome is not Outcome.NOT_SENT
@@ -342,7 +342,7 @@ def test_serializers_that_fail_end_the_call(serializer: str) -> None:
         async with serving(unary_unary=echo, unary_stream=count) as side:
             for name in ("unary_unary", "unary_stream"):
                 call = side.method(name, **{serializer: fail})(b"1")
-                with pytest.raises(grpc.RpcError) as caught:
+                with pytest.raises(aio.AioRpcError) as caught:
                     await (call if name == "unary_unary" else all_of(call))
                 assert caught.value.code() is grpc.StatusCode.INTERNAL
                 assert isinstance(caught.value.__cause__, ValueError)
@@ -367,7 +367,7 @@ def test_metadata_that_cannot_be_sent_ends_the_call() -> None:
                 call = side.method(name)(
                     b"" if name == "unary_unary" else None, metadata=[("K", "v")]
                 )
-                with pytest.raises(grpc.RpcError) as caught:
+                with pytest.raises(aio.AioRpcError) as caught:
                     await call
                 assert caught.value.code() is grpc.StatusCode.INTERNAL
                 assert caught.value.details() == "Invalid metadata"
