@@ -11,7 +11,7 @@ Protocols are imported by themselves: `hvrpc.msgpack`, `hvrpc.grpc`. Everything 
 from __future__ import annotations
 
 from . import sockets
-from .access import Access, Peer
+from .access import Access, Certificate, Peer
 from .addresses import Address
 from .errors import (
     AccessDenied,
@@ -23,6 +23,7 @@ from .errors import (
     ConnectionLost,
     ConnectRefused,
     ConnectTimeout,
+    CredentialsError,
     DeadlineExceeded,
     HvrpcError,
     InvalidParams,
@@ -42,6 +43,7 @@ from .errors import (
     UnknownName,
     UnsupportedError,
 )
+from .tls import Tls
 
 __version__ = "0.1.0.dev0"
 
@@ -53,10 +55,12 @@ __all__ = [
     "Attempt",
     "CallCancelled",
     "CallError",
+    "Certificate",
     "ConnectError",
     "ConnectRefused",
     "ConnectTimeout",
     "ConnectionLost",
+    "CredentialsError",
     "DeadlineExceeded",
     "HvrpcError",
     "InvalidParams",
@@ -72,6 +76,7 @@ __all__ = [
     "RemoteError",
     "SessionClosed",
     "StreamClosed",
+    "Tls",
     "TransportError",
     "TransportTimeout",
     "UnknownName",

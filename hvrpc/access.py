@@ -31,6 +31,19 @@ logger = logging.getLogger("hvrpc.access")
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """What TLS has verified about the other side: somebody we trust has signed that it is so."""
+
+    common_name: str | None
+    names: tuple[str, ...]
+    """Its alternative names, of all kinds, in the order of the certificate."""
+    der: bytes
+
+    def __str__(self) -> str:
+        return ", ".join(self.names) or self.common_name or "nobody"
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """Who is at the other end of a connection. What a family does not tell is None."""
 
@@ -48,6 +61,9 @@ class Peer:
     uid: int | None = None
     host: str | None = None
     """An IP address or a path, for the families that have those."""
+    certificate: Certificate | None = None
+    """With TLS: what the other side has proved to be. None before the handshake, so no rule can ask
+    for it; `Tls.names` does."""
 
     @property
     def is_host(self) -> bool:

@@ -2,6 +2,7 @@
 
     HvrpcError
     ├── AddressError                 you: the address is wrong
+    ├── CredentialsError             you: a certificate, a key or a token cannot be used
     ├── UnsupportedError             you: this machine cannot do that (it names what is missing)
     ├── UnknownName                  you: no VM, or no service, has this name; or several have
     ├── RegistrationError            you: a service cannot be registered, or removed, like that
@@ -63,6 +64,26 @@ class AddressError(HvrpcError, ValueError):
 
 def _address_error(text: str, part: str, problem: str, example: str) -> AddressError:
     return AddressError(text, part=part, problem=problem, example=example)
+
+
+class CredentialsError(HvrpcError, ValueError):
+    """A certificate, a key or other credentials cannot be used as they are."""
+
+    def __init__(self, what: str, *, problem: str, remedy: str) -> None:
+        super().__init__(what, problem, remedy)
+        self.what = what
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.problem}; {self.remedy}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_credentials_error, (self.what, self.problem, self.remedy))
+
+
+def _credentials_error(what: str, problem: str, remedy: str) -> CredentialsError:
+    return CredentialsError(what, problem=problem, remedy=remedy)
 
 
 class UnsupportedError(HvrpcError):

@@ -8,6 +8,7 @@ import pytest
 
 from hvrpc.testing.leaks import Snapshot, leaks_since
 
+from .certificates import certificates as certificates
 from .rigs import guard
 
 MAY_LEAVE = "may_leave"

@@ -24,6 +24,7 @@ from hvrpc.errors import (
     ConnectionLost,
     ConnectRefused,
     ConnectTimeout,
+    CredentialsError,
     DeadlineExceeded,
     HvrpcError,
     InvalidParams,
@@ -84,6 +85,7 @@ def test_every_error_can_be_imported_from_the_top(name: str) -> None:
 
 BUILTIN_BASES: list[tuple[type[HvrpcError], str]] = [
     (AddressError, "ValueError"),
+    (CredentialsError, "ValueError"),
     (TransportError, "OSError"),
     (ConnectError, "ConnectionError"),
     (ConnectTimeout, "TimeoutError"),
@@ -124,6 +126,10 @@ SAMPLES: list[tuple[Callable[[], HvrpcError], str]] = [
     (
         lambda: AddressError("x", part="x", problem="no scheme", example="tcp://x:1"),
         "bad address 'x': no scheme (right: tcp://x:1)",
+    ),
+    (
+        lambda: CredentialsError("key k.pem", problem="there is none", remedy="make one"),
+        "key k.pem: there is none; make one",
     ),
     (
         lambda: UnsupportedError(

@@ -21,6 +21,8 @@ LAYERS = (
     ("errors",),
     ("addresses",),
     ("access",),
+    ("authority", "tls"),
+    ("security",),
     ("windows",),
     ("sockets",),
     ("session", "relay"),

@@ -84,6 +84,7 @@ def missing(package: str, extra: str) -> Failure:
 CODES: Final[tuple[tuple[type[BaseException], ExitCode], ...]] = (
     # The first class that fits.
     (errors.AddressError, ExitCode.USAGE),
+    (errors.CredentialsError, ExitCode.USAGE),
     (errors.UnsupportedError, ExitCode.MISSING),
     (errors.UnknownName, ExitCode.USAGE),
     (errors.AccessDenied, ExitCode.NOT_ALLOWED),
@@ -122,6 +123,8 @@ def problem_of(error: BaseException) -> Problem | None:
         where = "" if error.part == error.text else f" at {error.part!r}"
         what = f"{error.text!r} is not an address"
         return Problem(what, f"{error.problem}{where}", f"write it like {error.example}", code)
+    if isinstance(error, errors.CredentialsError):
+        return Problem(f"{error.what} cannot be used", error.problem, error.remedy, code)
     if isinstance(error, errors.UnsupportedError):
         what = f"{error.operation} {error.address}".strip() + " is not possible here"
         return Problem(what, error.problem, error.remedy, code)

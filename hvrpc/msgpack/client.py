@@ -11,8 +11,9 @@ reads for all (`hvrpc.session.threads`).
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Self
@@ -20,15 +21,17 @@ from typing import Any, Self
 import tenacity
 
 from .. import sockets
-from ..access import Peer
+from ..access import Access, Peer, Rule
 from ..addresses import Address
 from ..errors import CallCancelled, DeadlineExceeded, HvrpcError, Outcome
+from ..security import Security
 from ..session.core import Call
 from ..session.opening import OnAttempt, Policy
 from ..session.repeating import in_doubt, may_have_run
 from ..session.state import Heartbeat
 from ..session.threads import Connection, Session
 from ..sockets import Options, Stream
+from ..tls import Tls
 from .calling import (
     GRACE,
     TIMEOUT,
@@ -64,6 +67,8 @@ def connect(
     limits: Limits = DEFAULT,
     extensions: Extensions | None = None,
     options: Options = sockets.DEFAULT,
+    expect_peer: Access | Rule | Iterable[Rule] | None = None,
+    tls: Tls | ssl.SSLContext | None = None,
 ) -> Client:
     """Connect, and return the client once the other side has answered.
 
@@ -72,9 +77,12 @@ def connect(
     `dead_after` is how long a silent peer is believed in; with `watch_idle` also while nothing is
     called. `hello=False` is for peers that are not ours and do not answer unknown methods.
     `service` offers methods to the other side. `idempotent` names methods that may be carried out
-    twice, so that they are repeated when a connection is lost.
+    twice, so that they are repeated when a connection is lost. `expect_peer` says who has to be at the
+    other end, by the rules of :mod:`hvrpc.access`; `tls` (a :class:`hvrpc.Tls`) encrypts.
 
-    Raises :class:`hvrpc.OpenFailed`, which lists what was tried, or :class:`hvrpc.AddressError`.
+    Raises :class:`hvrpc.OpenFailed`, which lists what was tried, :class:`hvrpc.AccessDenied` when the
+    other side is not who it should be, or does not let this one in, :class:`hvrpc.AddressError` or
+    :class:`hvrpc.CredentialsError`.
     """
     client = Client(
         address,
@@ -89,6 +97,8 @@ def connect(
         limits=limits,
         extensions=extensions,
         options=options,
+        expect_peer=expect_peer,
+        tls=tls,
     )
     try:
         client.open()
@@ -316,6 +326,8 @@ class Client(Caller):
         limits: Limits = DEFAULT,
         extensions: Extensions | None = None,
         options: Options = sockets.DEFAULT,
+        expect_peer: Access | Rule | Iterable[Rule] | None = None,
+        tls: Tls | ssl.SSLContext | None = None,
     ) -> None:
         where = Address.parse(address)
         self.address = str(where)
@@ -331,6 +343,7 @@ class Client(Caller):
             self._make_core,
             policy=Policy.of(retry, on_attempt),
             options=options,
+            security=Security.of_client(expect_peer, tls),
             dead_after=dead_after,
             serving=bool(self._service),
             watch_idle=watch_idle,

@@ -14,6 +14,7 @@ coroutines.
 from __future__ import annotations
 
 import signal
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
@@ -22,11 +23,13 @@ from typing import Any, Final, Self
 from .. import sockets
 from ..access import Access, Rule
 from ..addresses import Address
+from ..security import Security
 from ..session.state import Heartbeat
 from ..session.threads import Connection
 from ..session.threads import Server as Acceptor
 from ..session.threads.server import MAX_CONNECTIONS
 from ..sockets import Options, Stream
+from ..tls import Tls
 from .client import PeerCaller, flush_from_loop
 from .core import MsgpackCore
 from .extensions import Extensions
@@ -96,14 +99,17 @@ class Server:
         *,
         options: Options = sockets.DEFAULT,
         allow: Access | Rule | Iterable[Rule] | None = None,
+        tls: Tls | ssl.SSLContext | None = None,
         backlog: int = sockets.DEFAULT_BACKLOG,
     ) -> Address:
         """Listen on an address, on several by calling it again; returns it with its port.
 
-        `allow` says who may call. Callers wait until :meth:`start`. Raises
-        :class:`hvrpc.AddressError`, :class:`hvrpc.UnsupportedError` or :class:`hvrpc.ListenError`.
+        `allow` says who may call, `tls` (a :class:`hvrpc.Tls`) encrypts. Callers wait until
+        :meth:`start`. Raises :class:`hvrpc.AddressError`, :class:`hvrpc.CredentialsError`,
+        :class:`hvrpc.UnsupportedError` or :class:`hvrpc.ListenError`.
         """
-        return self._acceptor.listen(address, options=options, allow=allow, backlog=backlog)
+        security = Security.of_server(allow, tls)
+        return self._acceptor.listen(address, options=options, security=security, backlog=backlog)
 
     @property
     def addresses(self) -> list[Address]:
@@ -156,6 +162,7 @@ def serve(
     ready: Callable[[Address], object] | None = None,
     grace: float = GRACE,
     allow: Access | Rule | Iterable[Rule] | None = None,
+    tls: Tls | ssl.SSLContext | None = None,
     **settings: Any,
 ) -> None:
     """Serve until told to stop, by Ctrl-C or SIGTERM.
@@ -166,7 +173,7 @@ def serve(
     cannot listen.
     """
     server = Server(service, **settings)
-    where = server.listen(address, allow=allow)
+    where = server.listen(address, allow=allow, tls=tls)
     stop = threading.Event()
     with _signals(stop):
         server.start()

@@ -11,13 +11,16 @@ Everything blocks. Reading order: `families` (the table), `stream` and `listener
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from ..access import Access, Peer, Rule
 from ..addresses import Address
-from ..errors import HvrpcError, UnsupportedError
+from ..errors import AccessDenied, HvrpcError, UnsupportedError
+from ..security import PLAIN, Security
 from . import causes
 from .families import Family, family_of
+from .handshake import shake_hands
 from .listener import Listener
 from .options import DEFAULT, Options
 from .stream import Stream
@@ -33,18 +36,25 @@ DEFAULT_BACKLOG = 128
 
 
 def connect(
-    address: Address | str, *, timeout: float = DEFAULT_TIMEOUT, options: Options = DEFAULT
+    address: Address | str,
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+    options: Options = DEFAULT,
+    security: Security = PLAIN,
 ) -> Stream:
-    """Open a connection.
+    """Open a connection. `security` says who is expected there, and begins TLS.
 
     Raises :class:`hvrpc.AddressError` for an address that is wrong, :class:`hvrpc.UnsupportedError`
     where this machine cannot do it, :class:`hvrpc.ConnectError` (with :class:`hvrpc.ConnectTimeout`
-    and :class:`hvrpc.ConnectRefused`) when nobody is there. Nothing was sent in any of these cases.
+    and :class:`hvrpc.ConnectRefused`) when nobody is there, and
+    :class:`hvrpc.AccessDenied` when somebody else is. Nothing of the caller's was sent in any of these
+    cases.
     """
     if not 0 < timeout <= MAX_TIMEOUT:
         raise ValueError(
             f"a connect timeout is a number of seconds above 0, at most a day, not {timeout!r}"
         )
+    deadline = time.monotonic() + timeout
     where = Address.parse(address)
     family = family_of(where)
     _check_available(family, where, causes.CONNECT)
@@ -56,7 +66,27 @@ def connect(
         raise causes.explain(
             error, operation=causes.CONNECT, address=where, family=family.name
         ) from error
-    return Stream(sock, address=where, family=family.name, peer=peer, options=options)
+    stream = Stream(sock, address=where, family=family.name, peer=peer, options=options)
+    if security is not PLAIN:
+        try:
+            _check(stream, security, deadline)
+        except BaseException:
+            stream.abort()
+            raise
+    return stream
+
+
+def _check(stream: Stream, security: Security, deadline: float) -> None:
+    """Whether the right one is there. Nothing was sent to it yet."""
+    if security.peers is not None and not security.peers.admits(stream.peer):
+        raise AccessDenied(
+            str(stream.address),
+            peer=str(stream.peer),
+            problem=f"is at the other end, where {security.peers} is expected",
+            remedy="call the one that is meant, or correct expect_peer=",
+        )
+    if security.tls is not None:
+        shake_hands(stream, security.tls, max(deadline - time.monotonic(), 0.001))
 
 
 def listen(

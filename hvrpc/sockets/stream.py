@@ -7,17 +7,20 @@ gone, and a close that loses nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from ..errors import HvrpcError, PeerGone, StreamClosed
-from . import causes
+from . import causes, tls_causes
 from .options import DEFAULT, Options
 
 if TYPE_CHECKING:
@@ -25,7 +28,10 @@ if TYPE_CHECKING:
 
     from ..access import Peer
     from ..addresses import Address
+    from ..tls import Codec
 
+PIECE: Final = 256 * 1024
+"""Bytes that are encrypted at once: so much more memory a large message costs."""
 DRAIN_CHUNK: Final = 64 * 1024
 DRAIN_LIMIT: Final = 16 * 1024 * 1024
 """What close() reads and throws away at most: a peer that never stops sending is cut off."""
@@ -52,10 +58,14 @@ class Stream:
         self.socket = sock
         self.address: Final = address
         self.family: Final = family
-        self.peer: Final = peer
+        self.peer = peer
+        self.tls: Codec | None = None
+        """TLS, once the handshake is done. Whoever takes `socket` has to use it."""
         self.ended_by: OSError | None = None
         self.options: Final = options
         self._closing = threading.Lock()
+        self._sending = threading.Lock()
+        """Records go out in the order in which they were made. Used with TLS only."""
         self._closed = False
         self._process = os.getpid()
         self._write_ended = False
@@ -64,6 +74,9 @@ class Stream:
 
     def send(self, data: Buffer) -> int:
         """Send some of it; returns how much."""
+        if self.tls is not None:
+            self.sendall(data)
+            return memoryview(data).nbytes
         try:
             return self.socket.send(data)
         except OSError as error:
@@ -72,9 +85,22 @@ class Stream:
     def sendall(self, data: Buffer) -> None:
         """Send all of it. After an error it is not known how much has arrived."""
         try:
-            self.socket.sendall(data)
+            if self.tls is None:
+                self.socket.sendall(data)
+            else:
+                self._sendall_encrypted(self.tls, memoryview(data).cast("B"))
         except OSError as error:
             raise self.failure(error, causes.SEND) from error
+
+    def _sendall_encrypted(self, tls: Codec, data: memoryview) -> None:
+        with self._sending:
+            for start in range(0, len(data), PIECE):
+                if tls.cut:
+                    raise BrokenPipeError(errno.EPIPE, "a record was sent in part only")
+                record = tls.encrypt(data[start : start + PIECE])
+                tls.cut = True
+                self.socket.sendall(record)
+                tls.cut = False
 
     def sendmsg(self, buffers: Iterable[Buffer]) -> None:
         """Send all of several buffers, without joining large ones first."""
@@ -84,7 +110,9 @@ class Stream:
     def recv(self, size: int) -> bytes:
         """Receive at most `size` bytes; `b""` when the other side has ended."""
         try:
-            data = self.socket.recv(size)
+            data = self.socket.recv(size) if self.tls is None else self._decrypt(self.tls, size)
+        except HvrpcError:
+            raise  # explained already
         except OSError as error:
             self._ended(error)
             return b""
@@ -95,12 +123,33 @@ class Stream:
     def recv_into(self, buffer: Buffer) -> int:
         """Receive into a buffer; 0 when the other side has ended."""
         try:
-            got = self.socket.recv_into(buffer)
+            if self.tls is None:
+                got = self.socket.recv_into(buffer)
+            else:
+                got = self._decrypt_into(self.tls, memoryview(buffer).cast("B"))
+        except HvrpcError:
+            raise  # explained already
         except OSError as error:
             self._ended(error)
             return 0
         if not got and self._closed:
             self._was_closed_here(memoryview(buffer).nbytes)
+        return got
+
+    def _decrypt(self, tls: Codec, size: int) -> bytes:
+        buffer = bytearray(min(size, DRAIN_CHUNK))
+        return bytes(memoryview(buffer)[: self._decrypt_into(tls, memoryview(buffer))])
+
+    def _decrypt_into(self, tls: Codec, buffer: memoryview) -> int:
+        try:
+            got = tls.decrypt_into(buffer)
+            while buffer and not got and not tls.ended:
+                tls.arrived(self.socket.recv(DRAIN_CHUNK))
+                got = tls.decrypt_into(buffer)
+        except ssl.SSLEOFError as error:
+            raise ConnectionAbortedError(errno.ECONNABORTED, tls_causes.NO_GOODBYE) from error
+        except ssl.SSLError as error:
+            raise tls_causes.explain(error, self.address, self.peer, causes.RECEIVE) from error
         return got
 
     def recv_exactly(self, size: int) -> bytes:
@@ -147,6 +196,11 @@ class Stream:
             )
         return causes.explain(error, operation=operation, address=self.address, family=self.family)
 
+    def secured(self, tls: Codec) -> None:
+        """The handshake is done: from now on everything goes through TLS."""
+        self.tls = tls
+        self.peer = replace(self.peer, certificate=tls.certificate)
+
     # --- Settings ------------------------------------------------------------------------------
 
     @property
@@ -176,6 +230,9 @@ class Stream:
         """Tell the other side that nothing more follows. Receiving goes on."""
         self._write_ended = True
         try:
+            if self.tls is not None:
+                with self._sending:
+                    self.socket.sendall(self.tls.farewell())
             self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             if not self._closed and causes.is_gone(error, self.family):
@@ -198,12 +255,25 @@ class Stream:
             # Closed from now on: other threads of ours find a socket here that no longer waits.
             self._closed = True
             try:
+                if self.tls is not None:
+                    self._say_end(self.tls)
                 self.socket.shutdown(socket.SHUT_WR)
                 self._drain()
             except (OSError, ValueError):
                 pass  # the other side is gone already: there is nothing to lose
             finally:
                 self._close_now()
+
+    def _say_end(self, tls: Codec) -> None:
+        """TLS has a goodbye of its own; without it, the other side takes the end for a forged one."""
+        self.socket.settimeout(0)
+        if self._sending.acquire(blocking=False):
+            try:
+                self.socket.send(tls.farewell())
+            except OSError:
+                pass  # nobody is there to hear it, or so much waits that nobody reads
+            finally:
+                self._sending.release()
 
     def abort(self) -> None:
         """End the connection at once; what is on its way may be lost."""

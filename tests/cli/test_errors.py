@@ -35,6 +35,10 @@ REFUSED = library.ConnectRefused(
             ),
         ),
         (
+            library.CredentialsError("key k.pem", problem="there is none", remedy="make one"),
+            Problem("key k.pem cannot be used", "there is none", "make one", ExitCode.USAGE),
+        ),
+        (
             library.UnsupportedError(
                 "vsock://2/5", operation="connect", problem="no vsock", remedy="load the module"
             ),

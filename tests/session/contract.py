@@ -20,7 +20,9 @@ import pytest
 
 from hvrpc import CallError, ConnectionLost, DeadlineExceeded, Outcome, RemoteError, sockets
 from hvrpc.msgpack.limits import Limits
+from hvrpc.security import PLAIN, Security
 from hvrpc.sockets import Stream
+from hvrpc.sockets.handshake import shake_hands
 from hvrpc.testing import Link
 
 from ..sockets.background import WAIT, Background, wait_until
@@ -135,7 +137,7 @@ class Contract(BasicContract):
     def test_requests_behind_one_that_waits_are_carried_out(self, pair: Pair) -> None:
         """All of them arrived in one piece, before the first was begun."""
         serving = pair.server()
-        with stranger(serving.url) as peer:
+        with stranger(serving.url, pair.security) as peer:
             peer.send([0, 1, "hold", ["first"]], *([0, n, "echo", [n]] for n in range(2, 40)))
             answers = peer.receive(38)
             assert sorted(answers) == list(range(2, 40))
@@ -175,7 +177,7 @@ class Contract(BasicContract):
         """The rest waits outside, and has its turn."""
         serving = pair.server(limits=Limits(in_flight=3))
         names = [f"h{number}" for number in range(10)]
-        with stranger(serving.url) as peer:
+        with stranger(serving.url, pair.security) as peer:
             peer.send(*([0, number, "hold", [name]] for number, name in enumerate(names)))
             for name in names[:3]:
                 serving.tools._wait_entered(name)
@@ -187,7 +189,7 @@ class Contract(BasicContract):
         """By a client that sends all and only then reads, as simple ones do."""
         serving = pair.server()
         blob = bytes(64 * 1024)
-        with stranger(serving.url) as peer:
+        with stranger(serving.url, pair.security) as peer:
             peer.send(*([0, number, "echo", [blob]] for number in range(100)))
             assert peer.receive(100) == dict.fromkeys(range(100), blob)
 
@@ -195,7 +197,7 @@ class Contract(BasicContract):
         """It asks for much and takes nothing: only some of it is made. When it reads, it gets all."""
         serving = pair.server()
         size, count = 256 * 1024, 300
-        with stranger(serving.url) as peer:
+        with stranger(serving.url, pair.security) as peer:
             peer.send(*([0, number, "blob", [size]] for number in range(count)))
             wait_until(lambda: len(serving.tools.executed) >= 16 * MiB // size, "it is filled")
             client = pair.client(serving.url)
@@ -214,7 +216,7 @@ class Contract(BasicContract):
     def test_small_answers_that_nobody_reads_cost_little_too(self, pair: Pair) -> None:
         serving = pair.server()
         count = 60_000
-        with stranger(serving.url) as peer:
+        with stranger(serving.url, pair.security) as peer:
             sending = Background(
                 lambda: peer.send(*([0, n, "record", [2**62 + n]] for n in range(count)))
             )
@@ -331,6 +333,8 @@ class Contract(BasicContract):
 
             def serve() -> None:
                 stream, _ = listener.accept(timeout=WAIT)
+                if pair.tls is not None:
+                    shake_hands(stream, pair.tls.server(), WAIT)
                 with Stranger(stream) as peer:
                     for message in peer.messages():
                         seen.append(message)
@@ -416,7 +420,7 @@ class Contract(BasicContract):
             b"\x93\x00\x01",
             b"\x94\x07\x01\xc0\xc0",
         ):
-            with stranger(serving.url) as peer:
+            with stranger(serving.url, pair.security) as peer:
                 peer.stream.sendall(nonsense)
                 peer.stream.socket.shutdown(socket.SHUT_WR)
                 assert list(peer.messages()) == []
@@ -464,9 +468,9 @@ class Stranger:
 
 
 @contextmanager
-def stranger(url: str) -> Iterator[Stranger]:
+def stranger(url: str, security: Security = PLAIN) -> Iterator[Stranger]:
     """A foreign client of that server."""
-    stream = sockets.connect(url)
+    stream = sockets.connect(url, security=security)
     stream.timeout = WAIT
     with Stranger(stream) as peer:
         yield peer

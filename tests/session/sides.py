@@ -17,8 +17,9 @@ from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar, cast
 
 import hvrpc.msgpack
-from hvrpc import Address
+from hvrpc import Address, Tls
 from hvrpc.msgpack import Context
+from hvrpc.security import Security
 from hvrpc.sockets import Listener
 
 from ..sockets.background import WAIT
@@ -143,7 +144,7 @@ class ClientSide(Protocol):
 class ServerSide(Protocol):
     """A server, as the tests see it."""
 
-    def listen(self, address: str) -> Address: ...
+    def listen(self, address: str, *, tls: Tls | None = None) -> Address: ...
     def start(self) -> None: ...
     def close(self, grace: float = ...) -> bool: ...
     @property
@@ -285,8 +286,8 @@ class AioServer:
     loop: LoopThread
     server: hvrpc.msgpack.aio.Server
 
-    def listen(self, address: str) -> Address:
-        return self.server.listen(address)
+    def listen(self, address: str, *, tls: Tls | None = None) -> Address:
+        return self.server.listen(address, tls=tls)
 
     def start(self) -> None:
         self.loop.run(self.server.start())
@@ -341,13 +342,15 @@ class Pair:
     calling: Driver
     serving: Driver
     place: Place
+    tls: Tls | None = None
+    """For both sides, if they are to use it."""
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def server(self, url: str | None = None, **settings: Any) -> Serving:
         """A server, closed after the test if the test does not do so."""
         tools = self.serving.tools()
         side = self.serving.server(tools, **settings)
-        address = side.listen(url or self.place.fresh_url())
+        address = side.listen(url or self.place.fresh_url(), tls=self.tls)
         self._stack.callback(side.close, 0)
         side.start()
         listening = cast(Listener, SimpleNamespace(address=address))
@@ -355,9 +358,14 @@ class Pair:
 
     def client(self, url: str, **settings: Any) -> ClientSide:
         """A client, closed after the test if the test does not do so."""
-        side = self.calling.connect(url, **settings)
+        side = self.calling.connect(url, tls=self.tls, **settings)
         self._stack.callback(side.close, 0)
         return side
+
+    @property
+    def security(self) -> Security:
+        """What a client needs that is none of the drivers'."""
+        return Security.of_client(tls=self.tls)
 
     def enter(self, thing: Any) -> Any:
         """Something to be left after the test."""
@@ -365,11 +373,11 @@ class Pair:
 
 
 @contextmanager
-def pair_of(calling: str, serving: str, place: Place) -> Iterator[Pair]:
+def pair_of(calling: str, serving: str, place: Place, tls: Tls | None = None) -> Iterator[Pair]:
     """Two drivers, the same if they have the same name."""
     first = DRIVERS[calling]()
     second = first if serving == calling else DRIVERS[serving]()
-    pair = Pair(first, second, place)
+    pair = Pair(first, second, place, tls)
     try:
         with pair._stack:
             yield pair

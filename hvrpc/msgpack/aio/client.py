@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
-from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import tenacity
 
 from ... import sockets
-from ...access import Peer
+from ...access import Access, Peer, Rule
 from ...addresses import Address
 from ...errors import HvrpcError
+from ...security import Security
 from ...session.aio import Connection, FutureCall, Session
 from ...session.opening import OnAttempt, Policy
 from ...session.repeating import in_doubt, may_have_run
 from ...session.state import Heartbeat
 from ...sockets import Options, Stream
+from ...tls import Tls
 from ..calling import (
     GRACE,
     TIMEOUT,
@@ -298,6 +301,8 @@ class Client(Caller):
         limits: Limits = DEFAULT,
         extensions: Extensions | None = None,
         options: Options = sockets.DEFAULT,
+        expect_peer: Access | Rule | Iterable[Rule] | None = None,
+        tls: Tls | ssl.SSLContext | None = None,
     ) -> None:
         where = Address.parse(address)
         self.address = str(where)
@@ -312,6 +317,7 @@ class Client(Caller):
             self._make_core,
             policy=Policy.of(retry, on_attempt),
             options=options,
+            security=Security.of_client(expect_peer, tls),
             dead_after=dead_after,
             watch_idle=watch_idle,
         )

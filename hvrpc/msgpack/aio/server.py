@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import ssl
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -16,11 +17,13 @@ from typing import Any, Self
 from ... import sockets
 from ...access import Access, Rule
 from ...addresses import Address
+from ...security import Security
 from ...session.aio import Connection
 from ...session.aio import Server as Acceptor
 from ...session.aio.server import MAX_CONNECTIONS
 from ...session.state import Heartbeat
 from ...sockets import Options, Stream
+from ...tls import Tls
 from ..core import MsgpackCore
 from ..extensions import Extensions
 from ..limits import DEFAULT, Limits
@@ -87,14 +90,17 @@ class Server:
         *,
         options: Options = sockets.DEFAULT,
         allow: Access | Rule | Iterable[Rule] | None = None,
+        tls: Tls | ssl.SSLContext | None = None,
         backlog: int = sockets.DEFAULT_BACKLOG,
     ) -> Address:
         """Listen on an address, on several by calling it again; returns it with its port.
 
-        `allow` says who may call. Callers wait until :meth:`start`. Raises
-        :class:`hvrpc.AddressError`, :class:`hvrpc.UnsupportedError` or :class:`hvrpc.ListenError`.
+        `allow` says who may call, `tls` (a :class:`hvrpc.Tls`) encrypts. Callers wait until
+        :meth:`start`. Raises :class:`hvrpc.AddressError`, :class:`hvrpc.CredentialsError`,
+        :class:`hvrpc.UnsupportedError` or :class:`hvrpc.ListenError`.
         """
-        return self._acceptor.listen(address, options=options, allow=allow, backlog=backlog)
+        security = Security.of_server(allow, tls)
+        return self._acceptor.listen(address, options=options, security=security, backlog=backlog)
 
     @property
     def addresses(self) -> list[Address]:
@@ -145,6 +151,7 @@ async def serve(
     ready: Callable[[Address], object] | None = None,
     grace: float = GRACE,
     allow: Access | Rule | Iterable[Rule] | None = None,
+    tls: Tls | ssl.SSLContext | None = None,
     **settings: Any,
 ) -> None:
     """Serve until cancelled, or told to stop by SIGTERM.
@@ -155,7 +162,7 @@ async def serve(
     cannot listen.
     """
     server = Server(service, **settings)
-    where = server.listen(address, allow=allow)
+    where = server.listen(address, allow=allow, tls=tls)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     signalled = False

@@ -22,6 +22,7 @@ from ...errors import ConnectionLost, HvrpcError, ProtocolError
 from ...sockets import Stream, causes
 from ..core import Call, CoreT
 from ..state import Event, Heartbeat, Lifecycle, Verdict
+from .tls import TlsProtocol
 
 logger = logging.getLogger("hvrpc.session")
 
@@ -115,8 +116,9 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         """Hand the socket over to the loop, which calls us from now on."""
         sock = self.stream.detach()
         sock.setblocking(False)
+        protocol = self if self.stream.tls is None else TlsProtocol(self.stream, self)
         try:
-            await self._loop.connect_accepted_socket(lambda: self, sock)
+            await self._loop.connect_accepted_socket(lambda: protocol, sock)
         except BaseException:
             sock.close()
             raise

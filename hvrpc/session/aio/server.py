@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Generic
 
 from ... import sockets
-from ...access import Access, RateLimitedLog, Rule
+from ...access import RateLimitedLog
 from ...addresses import Address
 from ...errors import HvrpcError, StreamClosed
+from ...security import PLAIN, Security
 from ...sockets import Listener, Options, Stream
+from ...tls import End
 from ..core import CoreT
+from ..handshakes import Handshakes
 from ..state import Event, Heartbeat
 from .connection import Connection
 
@@ -43,6 +47,8 @@ class Server(Generic[CoreT]):
         self._max_connections = max_connections
         self._dead_after = dead_after
         self._listeners: list[Listener] = []
+        self._ends: dict[Listener, End | None] = {}
+        """What TLS needs, for each of them."""
         self._threads: list[threading.Thread] = []
         self._connections: set[Connection[CoreT]] = set()
         self._adopting: set[asyncio.Task[None]] = set()
@@ -50,6 +56,7 @@ class Server(Generic[CoreT]):
         self._closing = threading.Event()
         self._closed: asyncio.Event | None = None
         self._log = RateLimitedLog(logger)
+        self._handshakes = Handshakes(self._log)
 
     @property
     def addresses(self) -> list[Address]:
@@ -66,14 +73,20 @@ class Server(Generic[CoreT]):
         address: Address | str,
         *,
         options: Options = sockets.DEFAULT,
-        allow: Access | Rule | Iterable[Rule] | None = None,
+        security: Security = PLAIN,
         backlog: int = sockets.DEFAULT_BACKLOG,
     ) -> Address:
-        """Listen on one more address. Callers wait until :meth:`start`."""
+        """Listen on one more address. Callers wait until :meth:`start`.
+
+        `security` says who may call. With TLS, other machines may reach a TCP port.
+        """
         if self._closing.is_set():
             raise StreamClosed(str(address), operation="listen on", cause="the server is closed")
-        listener = sockets.listen(address, options=options, allow=allow, backlog=backlog)
+        if security.tls is not None:
+            options = replace(options, remote_tcp_without_tls=True)
+        listener = sockets.listen(address, options=options, allow=security.peers, backlog=backlog)
         self._listeners.append(listener)
+        self._ends[listener] = security.tls
         if self._loop is not None:
             self._start_accepting(listener)
         return listener.address
@@ -95,6 +108,7 @@ class Server(Generic[CoreT]):
         thread.start()
 
     def _accept(self, listener: Listener) -> None:
+        end = self._ends[listener]
         while not self._closing.is_set():
             try:
                 stream, peer = listener.accept()
@@ -104,7 +118,7 @@ class Server(Generic[CoreT]):
                 self._log.warning("%s", error)
                 self._closing.wait(ACCEPT_AGAIN_AFTER)
                 continue
-            if len(self._connections) >= self._max_connections:
+            if len(self._connections) + len(self._handshakes) >= self._max_connections:
                 self._log.warning(
                     "%s: %s is one connection too many (limit %d): closed",
                     listener.address,
@@ -113,13 +127,21 @@ class Server(Generic[CoreT]):
                 )
                 stream.abort()
                 continue
-            try:
-                assert self._loop is not None
-                self._loop.call_soon_threadsafe(self._begin, stream)
-            except RuntimeError:  # the loop was closed without closing the server
-                stream.abort()
+            if end is not None:
+                self._handshakes.begin(stream, end, self._pass_on)
+            elif not self._pass_on(stream):
                 listener.close()
                 return
+
+    def _pass_on(self, stream: Stream) -> bool:
+        """Over to the loop. False when that was closed without closing the server."""
+        try:
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(self._begin, stream)
+        except RuntimeError:
+            stream.abort()
+            return False
+        return True
 
     def _begin(self, stream: Stream) -> None:
         if self._closing.is_set():
@@ -167,6 +189,7 @@ class Server(Generic[CoreT]):
         self._closing.set()
         for listener in self._listeners:
             listener.close()
+        self._threads += self._handshakes.close()
         for task in list(self._adopting):
             await asyncio.wait([task])
         drained = await asyncio.gather(

@@ -18,6 +18,7 @@ from ...errors import (
     Outcome,
     SessionClosed,
 )
+from ...security import PLAIN, Security
 from ...sockets import Options, Stream
 from ..core import CoreT
 from ..opening import Policy
@@ -39,6 +40,7 @@ class Session(Generic[CoreT]):
         *,
         policy: Policy,
         options: Options = sockets.DEFAULT,
+        security: Security = PLAIN,
         connect_timeout: float = sockets.DEFAULT_TIMEOUT,
         dead_after: float = Heartbeat.DEAD_AFTER,
         watch_idle: bool = False,
@@ -50,6 +52,7 @@ class Session(Generic[CoreT]):
         self._make_core = make_core
         self._policy = policy
         self._options = options
+        self._security = security
         self._connect_timeout = connect_timeout
         self._dead_after = dead_after
         self._watch_idle = watch_idle
@@ -169,7 +172,9 @@ class Session(Generic[CoreT]):
             stream: Stream | None = None
             failure: BaseException | None = None
             try:
-                stream = sockets.connect(self.address, timeout=within, options=self._options)
+                stream = sockets.connect(
+                    self.address, timeout=within, options=self._options, security=self._security
+                )
             except BaseException as error:
                 failure = error
             try:

@@ -36,7 +36,8 @@ from ...errors import ConnectionLost, HvrpcError, ProtocolError
 from ...sockets import Stream, causes
 from ..core import Call, CoreT
 from ..state import Event, Heartbeat, Lifecycle, Verdict
-from .io import FOREVER, SEND_NOW, Io
+from .io import FOREVER, SEND_NOW
+from .tls_io import io_of
 from .watch import watch
 
 logger = logging.getLogger("hvrpc.session")
@@ -94,7 +95,7 @@ class Connection(Generic[CoreT]):
         self._heartbeat = heartbeat
         self._watchful = watchful
         self._on_end = on_end
-        self._io = Io(stream.socket)
+        self._io = io_of(stream)
         self._recv = self._io.recv
         self._send = self._io.send
         self._queue = core.outgoing

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Generic
 
 from ... import sockets
-from ...access import Access, RateLimitedLog, Rule
+from ...access import RateLimitedLog
 from ...addresses import Address
 from ...errors import HvrpcError, StreamClosed
+from ...security import PLAIN, Security
 from ...sockets import Listener, Options, Stream
+from ...tls import End
 from ..core import CoreT
+from ..handshakes import Handshakes
 from ..state import Event, Heartbeat
 from .connection import Connection
 
@@ -39,6 +43,8 @@ class Server(Generic[CoreT]):
         self._max_connections = max_connections
         self._dead_after = dead_after
         self._listeners: list[Listener] = []
+        self._ends: dict[Listener, End | None] = {}
+        """What TLS needs, for each of them."""
         self._threads: list[threading.Thread] = []
         self._connections: dict[Connection[CoreT], threading.Thread] = {}
         self._lock = threading.Lock()
@@ -46,6 +52,7 @@ class Server(Generic[CoreT]):
         self._closing = threading.Event()
         self._closed = threading.Event()
         self._log = RateLimitedLog(logger)
+        self._handshakes = Handshakes(self._log)
 
     @property
     def addresses(self) -> list[Address]:
@@ -62,15 +69,21 @@ class Server(Generic[CoreT]):
         address: Address | str,
         *,
         options: Options = sockets.DEFAULT,
-        allow: Access | Rule | Iterable[Rule] | None = None,
+        security: Security = PLAIN,
         backlog: int = sockets.DEFAULT_BACKLOG,
     ) -> Address:
-        """Listen on one more address. Callers wait until :meth:`start`."""
+        """Listen on one more address. Callers wait until :meth:`start`.
+
+        `security` says who may call. With TLS, other machines may reach a TCP port.
+        """
         if self._closing.is_set():
             raise StreamClosed(str(address), operation="listen on", cause="the server is closed")
-        listener = sockets.listen(address, options=options, allow=allow, backlog=backlog)
+        if security.tls is not None:
+            options = replace(options, remote_tcp_without_tls=True)
+        listener = sockets.listen(address, options=options, allow=security.peers, backlog=backlog)
         with self._lock:
             self._listeners.append(listener)
+            self._ends[listener] = security.tls
             if self._started:
                 self._start_accepting(listener)
         return listener.address
@@ -92,6 +105,7 @@ class Server(Generic[CoreT]):
         thread.start()
 
     def _accept(self, listener: Listener) -> None:
+        end = self._ends[listener]
         while not self._closing.is_set():
             try:
                 stream, peer = listener.accept()
@@ -101,7 +115,7 @@ class Server(Generic[CoreT]):
                 self._log.warning("%s", error)
                 self._closing.wait(ACCEPT_AGAIN_AFTER)
                 continue
-            if len(self._connections) >= self._max_connections:
+            if len(self._connections) + len(self._handshakes) >= self._max_connections:
                 self._log.warning(
                     "%s: %s is one connection too many (limit %d): closed",
                     listener.address,
@@ -110,9 +124,29 @@ class Server(Generic[CoreT]):
                 )
                 stream.abort()
                 continue
-            self._begin(stream)
+            if end is None:
+                self._begin(stream)
+            else:
+                self._handshakes.begin(stream, end, self._serve_here)
 
     def _begin(self, stream: Stream) -> None:
+        connection = self._make(stream)
+        thread = threading.Thread(target=connection.serve, name="hvrpc-connection", daemon=True)
+        if not self._remember(connection, thread):
+            return
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads to be had
+            self._log.warning("%s: no thread for %s: %s", stream.address, stream.peer, error)
+            connection.end(ConnectionAbortedError("no thread for it"))
+
+    def _serve_here(self, stream: Stream) -> None:
+        """Serve on the thread that has shaken hands."""
+        connection = self._make(stream)
+        if self._remember(connection, threading.current_thread()):
+            connection.serve()
+
+    def _make(self, stream: Stream) -> Connection[CoreT]:
         def get() -> Connection[CoreT]:
             return connection
 
@@ -123,19 +157,17 @@ class Server(Generic[CoreT]):
             on_end=self._forget,
         )
         connection.life.happened(Event.PROVEN)
-        thread = threading.Thread(target=connection.serve, name="hvrpc-connection", daemon=True)
+        return connection
+
+    def _remember(self, connection: Connection[CoreT], thread: threading.Thread) -> bool:
+        """False when the server is closing, and has looked for connections already, perhaps."""
         with self._lock:
-            closing = self._closing.is_set()  # and has looked for connections already, perhaps
+            closing = self._closing.is_set()
             if not closing:
                 self._connections[connection] = thread
         if closing:
             connection.end(ConnectionAbortedError("the server is closing"))
-            return
-        try:
-            thread.start()
-        except RuntimeError as error:  # no more threads to be had
-            self._log.warning("%s: no thread for %s: %s", stream.address, stream.peer, error)
-            connection.end(ConnectionAbortedError("no thread for it"))
+        return not closing
 
     def _forget(self, connection: Connection[CoreT]) -> None:
         with self._lock:
@@ -158,10 +190,11 @@ class Server(Generic[CoreT]):
         told that the call may have run. False if there were such.
         """
         self.stop_listening()
+        shaking = self._handshakes.close()
         with self._lock:
             connections = dict(self._connections)
         finished = self._drain(list(connections), time.monotonic() + grace)
-        for thread in (*self._threads, *connections.values()):
+        for thread in (*self._threads, *shaking, *connections.values()):
             if thread is not threading.current_thread() and thread.ident is not None:
                 # One that is stuck in a handler cannot be ended; it is a daemon, and its own.
                 thread.join(1.0 if finished else 0.05)

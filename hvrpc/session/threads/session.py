@@ -13,13 +13,16 @@ from typing import Any, Final, Generic
 from ... import sockets
 from ...addresses import Address
 from ...errors import (
+    AccessDenied,
     CallError,
     ConnectionLost,
     DeadlineExceeded,
     HvrpcError,
     Outcome,
+    ProtocolError,
     SessionClosed,
 )
+from ...security import PLAIN, Security
 from ...sockets import Options, Stream
 from ..core import Call, CoreT
 from ..opening import Policy
@@ -47,6 +50,7 @@ class Session(Generic[CoreT]):
         *,
         policy: Policy,
         options: Options = sockets.DEFAULT,
+        security: Security = PLAIN,
         connect_timeout: float = sockets.DEFAULT_TIMEOUT,
         dead_after: float = Heartbeat.DEAD_AFTER,
         serving: bool = False,
@@ -59,6 +63,7 @@ class Session(Generic[CoreT]):
         self._make_core = make_core
         self._policy = policy
         self._options = options
+        self._security = security
         self._connect_timeout = connect_timeout
         self._dead_after = dead_after
         self._serving = serving or watch_idle
@@ -122,7 +127,10 @@ class Session(Generic[CoreT]):
         now = time.monotonic()
         left = self._connect_timeout if deadline is None else max(deadline - now, 0.001)
         stream = sockets.connect(
-            self.address, timeout=min(left, self._connect_timeout), options=self._options
+            self.address,
+            timeout=min(left, self._connect_timeout),
+            options=self._options,
+            security=self._security,
         )
         try:
             connection = Connection(
@@ -268,8 +276,18 @@ class Session(Generic[CoreT]):
             self._closing.set()
 
 
+CLOSED_AT_ONCE: Final = (
+    "it has closed before its first word: it may not let this machine in (its allow= and its log say),"
+    " or want TLS (tls=)"
+)
+
+
 def not_sent(failure: HvrpcError, address: Address) -> HvrpcError:
     """Whatever went wrong while opening, no call of the user's was on its way."""
+    if isinstance(failure.__cause__, AccessDenied):
+        return failure.__cause__  # with TLS, a server tells only now that it refuses a certificate
+    if isinstance(failure, ConnectionLost | ProtocolError) and not failure.remedy:
+        failure.remedy = CLOSED_AT_ONCE
     if isinstance(failure, CallError):
         failure.outcome = Outcome.NOT_SENT
         failure.address = failure.address or str(address)
