@@ -18,7 +18,7 @@ from .cache import PROJECT, make_once
 from .debian import need_programs
 from .stages import SetupError
 
-TESTED_EXTRAS = ("grpc",)
+TESTED_EXTRAS = ("grpc", "cli", "codegen")
 """Extras of hvrpc whose packages a rig installs besides the base dependencies and group `test`."""
 
 WARM_UP_TEST = """\

@@ -57,8 +57,18 @@ class InnerGuest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Switch it off, and leave nothing behind."""
         self.kill()
         self._folder.cleanup()
+
+    @property
+    def lines(self) -> list[str]:
+        """What the job has printed so far, line by line."""
+        with self._more:
+            return list(self._lines)
 
     def wait_started(self, times: int = 1) -> None:
         """Wait until the job runs; after n resets, until it runs for the n+1st time."""
