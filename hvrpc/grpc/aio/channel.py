@@ -37,6 +37,7 @@ from ..status import StatusError
 from ..wire import PLAIN, Ending, request_fields
 from . import interceptors as intercepting
 from .calls import Call, StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from .deadlines import Deadlines
 from .rpc import Rpc, StreamRpc, UnaryRpc, as_bytes
 
 State = grpc.ChannelConnectivity
@@ -71,6 +72,7 @@ class Channel(aio.Channel):
         self.compression = self.options.compression if compression is None else compression
         self.config, self._wrong_config = _read_config(self.options, self.address)
         self.throttle = self.config.throttle
+        self.deadlines = Deadlines()
         self.waiting: set[Rpc] = set()
         """Calls that are on no connection yet."""
         self.closed = False
@@ -214,6 +216,7 @@ class Channel(aio.Channel):
         opening = [task for task in (self._opening, self._connecting) if task is not None]
         if beginning or opening:
             await asyncio.wait([*beginning, *opening])
+        self.deadlines.close()
         self._changed(State.SHUTDOWN)
 
     def _calls(self) -> list[Rpc]:
@@ -385,6 +388,7 @@ class Method:
             timeout = self._timeout if timeout is None else min(timeout, self._timeout)
         if timeout is not None:
             rpc.deadline = time.monotonic() + timeout
+            channel.deadlines.add(rpc, timeout, rpc.loop)
             rpc.extra = ((b"grpc-timeout", timeouts.encode(timeout)),)
         if wait_for_ready is not None:
             rpc.wait_for_ready = wait_for_ready

@@ -80,7 +80,6 @@ class Rpc(ClientCall):
     half_closed = False
 
     _kept = 0
-    _timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[None] | None = None
     """What waits for a connection, or until it is time to try again."""
     _callbacks: list[Callable[[], object]] | None = None
@@ -101,10 +100,6 @@ class Rpc(ClientCall):
     def begin(self) -> None:
         """Send it now if there is a connection, or else when there is one."""
         channel = self.method.channel
-        if self.deadline is not None:
-            self._timer = self.loop.call_later(
-                self.deadline - time.monotonic(), self.end_by, DEADLINE_EXCEEDED
-            )
         connection = channel.session.ready()
         if connection is not None and not connection.crowded:
             self._put_on(connection, self.extra)
@@ -245,9 +240,6 @@ class Rpc(ClientCall):
     def _finish(self) -> None:
         self.over = True
         self.keeps = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         callbacks = self._callbacks
         if callbacks:
             self._callbacks = None
@@ -348,6 +340,10 @@ class Rpc(ClientCall):
         else:
             self._end(ending)
         return True
+
+    def is_due(self) -> None:
+        """Its deadline has come."""
+        self.end_by(DEADLINE_EXCEEDED)
 
     def cancel(self, ending: Ending = CANCELLED) -> bool:
         """Give it up as the user wishes."""

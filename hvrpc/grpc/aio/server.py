@@ -10,7 +10,6 @@ await server.wait_for_termination()
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -32,6 +31,7 @@ from ..status import StatusError, encode_message
 from ..wire import Request
 from .ages import ConnectionLimits
 from .context import Context, status_code
+from .deadlines import Deadlines
 from .handlers import (
     Behaviour,
     BlockingContext,
@@ -75,6 +75,7 @@ class Server(aio.Server):
             raise ValueError("maximum_concurrent_rpcs should be a positive integer")
         self._most = maximum_concurrent_rpcs
         self._running = 0
+        self._deadlines = Deadlines()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
@@ -164,6 +165,7 @@ class Server(aio.Server):
         if self._health is not None:
             await self._health.enter_graceful_shutdown()
         await self._acceptor.close(grace)
+        self._deadlines.close()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
         """Wait until it has stopped. True: the time was up first."""
@@ -199,7 +201,6 @@ class Server(aio.Server):
     # --- One call --------------------------------------------------------------------------------
 
     async def _carry_out(self, call: ServerCall) -> None:
-        timer: asyncio.TimerHandle | None = None
         task = asyncio.current_task()
         assert self._loop is not None
         assert task is not None
@@ -207,17 +208,14 @@ class Server(aio.Server):
             if call.cancelled:
                 return
             call.on_cancelled = task.cancel
-            if call.deadline is not None:
-                left = call.deadline - time.monotonic()
-                timer = self._loop.call_later(left, _too_late, call, task)
+            if call.request.timeout is not None:
+                self._deadlines.add(_Late(call, task), call.request.timeout, self._loop)
             behaviour = self._behaviours.get(call.request.path)
             if behaviour is None or self._interceptors:
                 behaviour = await self._find(call)
             if behaviour is not None:
                 await self._behave(call, behaviour)
         finally:
-            if timer is not None:
-                timer.cancel()
             if self._most is not None:
                 self._running -= 1
             call.core.ended(call)
@@ -373,13 +371,30 @@ async def _only(context: Context) -> bytes | None:
     return await context.receive()
 
 
-def _too_late(call: ServerCall, task: asyncio.Task[Any]) -> None:
-    """The caller's deadline has passed."""
-    if not call.answered:
-        _end(call, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
-        call.core.connection.push()
-    call.cancelled = True
-    task.cancel()
+class _Late:
+    """A call that must end by its caller's deadline."""
+
+    __slots__ = ("_call", "_task")
+
+    def __init__(self, call: ServerCall, task: asyncio.Task[Any]) -> None:
+        self._call = call
+        self._task = task
+
+    @property
+    def over(self) -> bool:
+        return self._task.done()
+
+    @property
+    def deadline(self) -> float | None:
+        return self._call.deadline
+
+    def is_due(self) -> None:
+        call = self._call
+        if not call.answered:
+            _end(call, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            call.core.connection.push()
+        call.cancelled = True
+        self._task.cancel()
 
 
 def _failed(context: Context, error: Exception) -> None:
