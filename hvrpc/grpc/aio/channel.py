@@ -76,6 +76,8 @@ class Channel(aio.Channel):
         self.waiting: set[Rpc] = set()
         """Calls that are on no connection yet."""
         self.closed = False
+        self.used = False
+        """Whether calls were made since somebody last looked."""
         self._interceptors = intercepting.sorted_by_kind(interceptors)
         self._state = State.IDLE
         self._watchers: list[asyncio.Future[None]] = []
@@ -107,15 +109,16 @@ class Channel(aio.Channel):
         )
         # The loop holds the connection, and with it the core, which therefore does not hold this.
         channel: weakref.ref[Channel] = weakref.ref(self)
+        self._loop = loop = asyncio.get_running_loop()
         core = ClientCore(
             settings,
             address=self.address,
             pings_anyway=self.options.keepalive_time is not None,
-            on_ready=lambda _: _tell(channel, State.READY),
+            on_ready=lambda core: _ready(channel, core),
             on_end=lambda core: _tell(channel, State.IDLE, core),
+            on_goaway=lambda core: loop.call_soon(_draining, channel, core),
         )
         core.peer = stream.peer
-        self._loop = asyncio.get_running_loop()
         return core
 
     # --- Connections -----------------------------------------------------------------------------
@@ -311,6 +314,39 @@ def _read_config(options: ChannelOptions, address: str) -> tuple[ServiceConfig, 
     except StatusError as error:
         details = f"Failed to create channel to '{address}':{error.details}"
         return ServiceConfig(), Ending(error.code, details)
+
+
+def _ready(channel: weakref.ref[Channel], core: ClientCore) -> None:
+    """There is a connection."""
+    _tell(channel, State.READY)
+    alive = channel()
+    if alive is not None and alive.options.idle_timeout is not None:
+        idle = alive.options.idle_timeout
+        asyncio.get_running_loop().call_later(idle, _close_idle, channel, core, idle)
+
+
+def _draining(channel: weakref.ref[Channel], core: ClientCore) -> None:
+    """The server takes no more calls on a connection: the next one is opened when it is needed."""
+    alive = channel()
+    if alive is not None:
+        for connection in alive.session.connections():
+            if connection.core is core:
+                _tell(channel, State.IDLE, core)
+                alive.session.retire(connection)
+
+
+def _close_idle(channel: weakref.ref[Channel], core: ClientCore, idle: float) -> None:
+    """Close a connection on which no calls were made in the meantime."""
+    alive = channel()
+    current = None if alive is None else alive.session.current
+    if alive is None or current is None or current.core is not core or current.ended:
+        return
+    if alive.used or core.busy:
+        alive.used = False
+        asyncio.get_running_loop().call_later(idle, _close_idle, channel, core, idle)
+        return
+    alive._changed(State.IDLE)
+    alive.session.let_go(current)
 
 
 def _tell(

@@ -100,6 +100,7 @@ class Rpc(ClientCall):
     def begin(self) -> None:
         """Send it now if there is a connection, or else when there is one."""
         channel = self.method.channel
+        channel.used = True
         connection = channel.session.ready()
         if connection is not None and not connection.crowded:
             self._put_on(connection, self.extra)

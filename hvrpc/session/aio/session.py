@@ -228,6 +228,14 @@ class Session(Generic[CoreT]):
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
+    def let_go(self, connection: Connection[CoreT]) -> None:
+        """Have a connection take no more calls, and close when its own are finished."""
+        connection.core.goodbye()
+        connection.push()
+        if connection is self.current:
+            self.current = None
+        self._let_go(connection)
+
     def _let_go(self, connection: Connection[CoreT]) -> None:
         """It takes no more calls. Whoever finishes the last of its calls closes it, or the end does:
         a call may have been given up, and then nobody looks."""

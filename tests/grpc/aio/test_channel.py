@@ -173,6 +173,33 @@ def test_channels_are_made_before_there_is_a_loop() -> None:
     assert channel.get_state() is State.IDLE
 
 
+def test_an_idle_connection_is_closed() -> None:
+    async def main() -> None:
+        async with serving(unary_unary=echo) as side:
+            channel = side.channel(options=[("grpc.client_idle_timeout_ms", 30)])
+            method = side.method("unary_unary", channel)
+            for opened in (1, 2):
+                assert await method(b"x") == b"x"
+                assert channel.session.opened == opened
+                await channel.wait_for_state_change(State.READY)
+                assert channel.get_state() is State.IDLE
+
+    run(main)
+
+
+def test_a_connection_with_a_call_is_not_idle() -> None:
+    async def main() -> None:
+        held = Held()
+        async with serving(unary_unary=held.wait) as side:
+            channel = side.channel(options=[("grpc.client_idle_timeout_ms", 5)])
+            with pytest.raises(aio.AioRpcError) as caught:
+                await side.method("unary_unary", channel)(b"", timeout=0.1)
+            assert caught.value.code() is Code.DEADLINE_EXCEEDED
+            assert channel.session.opened == 1
+
+    run(main)
+
+
 # --- Losing, and going on -----------------------------------------------------------------------
 
 
