@@ -1,4 +1,7 @@
-"""Names become ids: at the last moment, and where the program runs."""
+"""Names become ids: at the last moment, and where the program runs.
+
+`hvrpc.windows` is imported when it is needed: those who call by id, and all of Linux, never do.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from uuid import UUID
 
 from ..addresses import HvsockAddress
 from ..errors import ConnectTimeout, ListenError, UnsupportedError
-from ..windows import registration, virtual_machines
 from . import causes
 
 LONGEST_LOOKUP = 30.0
@@ -30,6 +32,8 @@ def vm_id(address: HvsockAddress, operation: str, timeout: float = LONGEST_LOOKU
 
 def _look_up(address: HvsockAddress, name: str, operation: str, timeout: float) -> UUID:
     """What Windows says that a VM's name means."""
+    from ..windows import virtual_machines
+
     directory = virtual_machines.directory
     try:
         found = directory.find(name, address=str(address), operation=operation, timeout=timeout)
@@ -49,6 +53,8 @@ def service_id(address: HvsockAddress, operation: str) -> UUID:
     if isinstance(address.service, UUID):
         return address.service
     if sys.platform == "win32":
+        from ..windows import registration
+
         return registration.find_id(address.service, address=str(address), operation=operation)
     raise UnsupportedError(
         str(address),
