@@ -61,6 +61,8 @@ class Peer:
     uid: int | None = None
     host: str | None = None
     """An IP address or a path, for the families that have those."""
+    encrypted: bool = False
+    """Whether the connection goes through TLS."""
     certificate: Certificate | None = None
     """With TLS: what the other side has proved to be. None before the handshake, so no rule can ask
     for it; `Tls.names` does."""

@@ -199,7 +199,7 @@ class Stream:
     def secured(self, tls: Codec) -> None:
         """The handshake is done: from now on everything goes through TLS."""
         self.tls = tls
-        self.peer = replace(self.peer, certificate=tls.certificate)
+        self.peer = replace(self.peer, encrypted=True, certificate=tls.certificate)
 
     # --- Settings ------------------------------------------------------------------------------
 
