@@ -371,6 +371,8 @@ RIGS = {
         "tests/rigs/windows/run.py",
         tests=(
             "tests/rigs/windows/selftest",
+            "tests/windows",
+            "tests/sockets/test_names.py",
             "tests/sockets/test_hyperv.py",
             "tests/session/test_io.py",
             *CONTRACTS,
