@@ -34,6 +34,8 @@ class Figure:
     floor: str
     target: float | None
     shown: str
+    processor: float | None = None
+    """The same ratio of processor time, where it was counted."""
 
     @property
     def reached(self) -> bool | None:
@@ -108,11 +110,16 @@ def median_ratio(above: list[float], below: list[float]) -> float:
 
 def table(figures: list[Figure]) -> str:
     """The figures as text."""
-    rows = [("", "ratio", "of", "target", "", "measured")]
+    rows: list[tuple[str, ...]] = [("", "ratio", "of", "target", "", "processor", "measured")]
     for each in figures:
         mark = {None: "", True: "reached", False: "MISSED"}[each.reached]
         target = "" if each.target is None else f">= {each.target:.2f}"
-        rows.append((each.name, f"{each.ratio:.2f}", each.floor, target, mark, each.shown))
+        processor = "" if each.processor is None else f"{each.processor:.2f}"
+        rows.append(
+            (each.name, f"{each.ratio:.2f}", each.floor, target, mark, processor, each.shown)
+        )
+    if not any(row[5] for row in rows[1:]):
+        rows = [(*row[:5], *row[6:]) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

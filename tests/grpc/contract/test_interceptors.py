@@ -35,17 +35,25 @@ class Client(
     def __init__(self, around: Callable[[Any, Any, Any], Any]) -> None:
         self._around = around
 
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        return self._around(continuation, details, request)
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return self._around(continuation, client_call_details, request)
 
-    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
-        return self._around(continuation, details, request)
+    def intercept_unary_stream(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return self._around(continuation, client_call_details, request)
 
-    def intercept_stream_unary(self, continuation: Any, details: Any, requests: Any) -> Any:
-        return self._around(continuation, details, requests)
+    def intercept_stream_unary(
+        self, continuation: Any, client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        return self._around(continuation, client_call_details, request_iterator)
 
-    def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
-        return self._around(continuation, details, requests)
+    def intercept_stream_stream(
+        self, continuation: Any, client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        return self._around(continuation, client_call_details, request_iterator)
 
 
 class Server(grpc.ServerInterceptor):
@@ -168,10 +176,9 @@ class TestOfClients:
             return request
 
         def repeat(continuation: Any, details: Any, request: Any) -> Any:
-            for _ in range(5):
+            call = continuation(details, request)
+            while call.code() is grpc.StatusCode.UNAVAILABLE:
                 call = continuation(details, request)
-                if call.code() is not grpc.StatusCode.UNAVAILABLE:
-                    break
             return call
 
         bench.unary(fail_twice)

@@ -271,7 +271,7 @@ class TestInterceptors:
     async def test_of_clients_may_answer_themselves(self, bench: AioBench) -> None:
         class Answer(grpc.aio.UnaryUnaryClientInterceptor):
             async def intercept_unary_unary(
-                self, continuation: Any, details: Any, request: Any
+                self, continuation: Any, client_call_details: Any, request: Any
             ) -> Any:
                 return b"from the cache"
 
@@ -289,12 +289,11 @@ class TestInterceptors:
 
         class Repeat(grpc.aio.UnaryUnaryClientInterceptor):
             async def intercept_unary_unary(
-                self, continuation: Any, details: Any, request: Any
+                self, continuation: Any, client_call_details: Any, request: Any
             ) -> Any:
-                for _ in range(5):
-                    call = await continuation(details, request)
-                    if await call.code() is grpc.StatusCode.OK:
-                        break
+                call = await continuation(client_call_details, request)
+                while await call.code() is grpc.StatusCode.UNAVAILABLE:
+                    call = await continuation(client_call_details, request)
                 return call
 
         await bench.unary(fail_twice)
