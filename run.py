@@ -452,6 +452,7 @@ GENERATED = {
     "helloworld.proto": "examples/greeter/gen",
     "echo.proto": "tests/services/gen",
     "benchmark.proto": "benchmarks/gen",
+    "demo.proto": "hvrpc/cli/demo/gen",
 }
 
 

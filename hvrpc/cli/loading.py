@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable
@@ -98,3 +98,11 @@ def registrars(thing: object) -> list[Callable[[Any], object]]:
 
 def _with(add: Callable[[Any, Any], object], servicer: object) -> Callable[[Any], object]:
     return lambda server: add(servicer, server)
+
+
+def is_async(servicer: object) -> bool:
+    """Whether a servicer's methods are coroutines, so that it needs a server of asyncio."""
+    methods = (getattr(servicer, name) for name in dir(type(servicer)) if not name.startswith("_"))
+    return any(
+        inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in methods
+    )

@@ -7,16 +7,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from ..access import Access
 from ..addresses import Address
+from ..msgpack.loops import LoopThread
 from . import output
 from .errors import ExitCode, Failure, missing
-from .loading import registrars
+from .loading import is_async, registrars
 from .notify import Notifier
 
 LOOK_EVERY: Final = 1.0
@@ -25,6 +26,9 @@ LOOK_EVERY: Final = 1.0
 
 Adder = Callable[[Any], object]
 """Adds a servicer to a server."""
+
+
+T = TypeVar("T")
 
 
 class Serving(Protocol):
@@ -43,40 +47,55 @@ class Serving(Protocol):
 
 
 def serving_of(things: Sequence[Any], *, msgpack: bool, threads: int | None) -> Serving:
-    """The server for some objects: gRPC if they are servicers, else msgpack-RPC."""
+    """The server for some objects: gRPC if they are servicers, else msgpack-RPC.
+
+    It runs on asyncio if one of them is a servicer of coroutines. (Other objects may have coroutines
+    as methods on any msgpack-RPC server.)
+    """
     adders = [registrars(thing) for thing in things]
-    if msgpack or not any(adders):
-        return MsgpackServing(things, adders)
-    if not all(adders):
-        names = ", ".join(
-            type(thing).__name__ for thing, add in zip(things, adders, strict=True) if not add
-        )
+    on_asyncio = any(add and is_async(thing) for thing, add in zip(things, adders, strict=True))
+    try:
+        if msgpack or not any(adders):
+            return (AioMsgpackServing if on_asyncio else MsgpackServing)(things)
+        _check_all_are_servicers(things, adders)
+        flat = [add for each in adders for add in each]
+        return AioGrpcServing(flat) if on_asyncio else GrpcServing(flat, threads)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("grpc", "google", "hpack", "grpc_health"):
+            raise
+        raise missing(error.name or "grpcio", "grpc") from error
+    except (TypeError, ValueError) as error:
+        raise Failure("this cannot be served", why=str(error), code=ExitCode.USAGE) from error
+
+
+def _check_all_are_servicers(things: Sequence[Any], adders: Sequence[Sequence[Adder]]) -> None:
+    others = [type(each).__name__ for each, add in zip(things, adders, strict=True) if not add]
+    if others:
         raise Failure(
-            f"{names} is no gRPC servicer, and the others are",
+            f"{', '.join(others)} is no gRPC servicer, and the others are",
             do="serve it by a command of its own",
             code=ExitCode.USAGE,
         )
-    return GrpcServing([add for each in adders for add in each], threads)
+
+
+def _offer(server: Any, things: Sequence[Any]) -> list[str]:
+    """Offer objects, and servicers of hvrpc's generator, on a msgpack-RPC server."""
+    for thing in things:
+        if hasattr(thing, "add_to"):
+            server.add(thing)
+        else:
+            server.service.add(thing)
+    return sorted(server.service)
 
 
 class MsgpackServing:
-    """Objects, modules and functions; servicers of hvrpc's generator, which know both protocols."""
+    """Objects, modules, functions and servicers, over msgpack-RPC."""
 
-    def __init__(self, things: Sequence[Any], adders: Sequence[Sequence[Adder]]) -> None:
+    def __init__(self, things: Sequence[Any]) -> None:
         from ..msgpack import Server, Service
 
-        service = Service()
-        try:
-            for thing, add in zip(things, adders, strict=True):
-                if not add:
-                    service.add(thing)
-            self._server = Server(service)
-            for thing in things:
-                if hasattr(thing, "add_to"):
-                    thing.add_to(self._server)
-        except (TypeError, ValueError) as error:
-            raise Failure("this cannot be served", why=str(error), code=ExitCode.USAGE) from error
-        self.offers = sorted(self._server.service)
+        self._server = Server(Service())
+        self.offers = _offer(self._server, things)
 
     def listen(self, address: Address, allow: Access | None) -> Address:
         return self._server.listen(address, allow=allow)
@@ -88,26 +107,38 @@ class MsgpackServing:
         return self._server.close(grace)
 
 
+class AioMsgpackServing:
+    """The same on asyncio, for servicers of coroutines."""
+
+    def __init__(self, things: Sequence[Any]) -> None:
+        from ..msgpack import Service, aio
+
+        self._loop = Loop()
+        self._server = aio.Server(Service())
+        self.offers = _offer(self._server, things)
+
+    def listen(self, address: Address, allow: Access | None) -> Address:
+        return self._server.listen(address, allow=allow)
+
+    def start(self) -> None:
+        self._loop.run(self._server.start())
+
+    def stop(self, grace: float) -> bool:
+        return self._loop.finish(self._server.close(grace))
+
+
 class GrpcServing:
     """Servicers, with reflection and health so that `hvrpc list` and `hvrpc health` work."""
 
     def __init__(self, adders: Sequence[Adder], threads: int | None) -> None:
-        try:
-            from .. import grpc as engine
-        except ImportError as error:
-            raise missing(error.name or "grpcio", "grpc") from error
+        from .. import grpc as engine
+
         pool = futures.ThreadPoolExecutor(threads) if threads else None
         self._server = engine.server(pool, health=True, reflection=True)
-        recorder: Any = Recorder(self._server)
-        for add in adders:
-            add(recorder)
-        self.offers = sorted(recorder.services)
+        self.offers = record(self._server, adders)
 
     def listen(self, address: Address, allow: Access | None) -> Address:
-        if allow is not None:
-            raise Failure("--allow is for msgpack-RPC so far", code=ExitCode.USAGE)
-        self._server.add_insecure_port(address)
-        return self._server.addresses[-1]
+        return _listen(self._server, address, allow)
 
     def start(self) -> None:
         self._server.start()
@@ -116,6 +147,62 @@ class GrpcServing:
         began = time.monotonic()
         self._server.stop(grace).wait()
         return time.monotonic() - began < grace or not grace
+
+
+class AioGrpcServing:
+    """The same on asyncio, for servicers of coroutines."""
+
+    def __init__(self, adders: Sequence[Adder]) -> None:
+        from ..grpc import aio
+
+        self._loop = Loop()
+        self._server = aio.server(health=True, reflection=True)
+        self.offers = record(self._server, adders)
+
+    def listen(self, address: Address, allow: Access | None) -> Address:
+        return _listen(self._server, address, allow)
+
+    def start(self) -> None:
+        self._loop.run(self._server.start())
+
+    def stop(self, grace: float) -> bool:
+        began = time.monotonic()
+        self._loop.finish(self._server.stop(grace))
+        return time.monotonic() - began < grace or not grace
+
+
+def _listen(server: Any, address: Address, allow: Access | None) -> Address:
+    if allow is not None:
+        raise Failure("--allow is for msgpack-RPC so far", code=ExitCode.USAGE)
+    server.add_insecure_port(address)
+    where: Address = server.addresses[-1]
+    return where
+
+
+class Loop:
+    """An event loop in a thread: the main one waits for signals, which loops of Windows do not tell."""
+
+    def __init__(self) -> None:
+        self._thread = LoopThread()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        result: T = self._thread.run(coroutine).result()
+        return result
+
+    def finish(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run the last one, and end the loop."""
+        try:
+            return self.run(coroutine)
+        finally:
+            self._thread.close()
+
+
+def record(server: Any, adders: Sequence[Adder]) -> list[str]:
+    """Add servicers to a server, and return the names of their services."""
+    recorder = Recorder(server)
+    for add in adders:
+        add(recorder)
+    return sorted(recorder.services)
 
 
 class Recorder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from ..sockets.places import short_folder
 from .processes import ON_WINDOWS, POSIX_ONLY, WAIT, serve
 from .runs import run
 from .servers import PROTO
+from .world import PROTO as WORLD
 
 AGENT = '''
 import threading
@@ -241,6 +243,46 @@ def test_servicers_of_grpc_have_reflection_and_health(shop_module: Path) -> None
         assert '"text": "disk!"' in run("call", address, "Order", "name=disk").stdout
         assert "grpc.health.v1.Health" in run("list", address).stdout
         assert run("health", address, "shop.v1.Shop").stdout == "SERVING\n"
+        assert served.end() == ExitCode.OK
+
+
+@pytest.fixture
+def greeters(folder: Path) -> Path:
+    """What hvrpc's generator makes of `helloworld.proto`, and servicers of both kinds."""
+    generate = [sys.executable, "-m", "hvrpc_codegen", str(WORLD), "--out", "gen"]
+    subprocess.run([*generate, "-I", str(WORLD.parent)], cwd=folder, check=True, timeout=WAIT)
+    (folder / "greeters.py").write_text(
+        "from gen.helloworld_hvrpc import GreeterAsyncServicer, GreeterServicer\n"
+        "from gen.helloworld_pb2 import HelloReply\n"
+        "class Blocking(GreeterServicer):\n"
+        "    def say_hello(self, request, context):\n"
+        "        return HelloReply(message=f'hello {request.name}')\n"
+        "    def chat(self, requests, context):\n"
+        "        return iter(())\n"
+        "class Coroutines(GreeterAsyncServicer):\n"
+        "    async def say_hello(self, request, context):\n"
+        "        return HelloReply(message=f'hello {request.name}')\n"
+        "    async def chat(self, requests, context):\n"
+        "        async for request in requests:\n"
+        "            yield HelloReply(message=request.name)\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+@posix
+@pytest.mark.parametrize("servicer", ["Blocking", "Coroutines"])
+def test_servicers_of_ours_are_served_over_either_protocol(greeters: Path, servicer: str) -> None:
+    words = [f"greeters:{servicer}", "-l", "local://loopback/0"]
+    with serve(*words, folder=greeters) as served:
+        address = served.address()
+        assert served.lines[0] == f"serving helloworld.Greeter on {address}"
+        assert '"hello x"' in run("call", address, "SayHello", "name=x").stdout
+        assert run("health", address).stdout == "SERVING\n"
+        assert served.end() == ExitCode.OK
+    with serve(*words, "--msgpack", folder=greeters) as served:
+        words = ["--msgpack", served.address(), "helloworld.Greeter.SayHello", "name=x"]
+        assert '"hello x"' in run("call", *words).stdout
         assert served.end() == ExitCode.OK
 
 

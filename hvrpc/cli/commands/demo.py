@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
-from ..errors import missing
+from ..errors import ExitCode, Failure, missing
 
 EPILOG = """\b
 Examples:
@@ -25,4 +27,13 @@ def command() -> None:
         if (error.name or "").partition(".")[0] not in ("grpc", "google", "hpack"):
             raise
         raise missing(error.name or "grpcio", "grpc") from error
+    except Exception as error:
+        if type(error).__name__ != "VersionError":  # of protobuf, which older releases do not have
+            raise
+        raise Failure(
+            "the protobuf that is installed is older than the demo's messages",
+            why=str(error),
+            do=f"{sys.executable} -m pip install --upgrade protobuf",
+            code=ExitCode.MISSING,
+        ) from error
     host.run()

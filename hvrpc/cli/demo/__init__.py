@@ -1,5 +1,5 @@
 """`hvrpc demo`: an agent in a "virtual machine", and the host that calls it.
 
-`agent.proto` says what can be called over gRPC, `guest` runs in the VM, `host` calls it. Both are as
+`protos/demo.proto` says what can be called, `gen` is what `hvrpc codegen` made of it, `guest` runs in the VM, `host` calls it. Both are as
 they would be with a hypervisor; only the fabric between them is emulated.
 """

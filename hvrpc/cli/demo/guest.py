@@ -6,13 +6,14 @@ import os
 import platform
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import hvrpc.grpc
 import hvrpc.msgpack
+from hvrpc.services import Context
 from hvrpc.testing import ready
 
-from . import agent_pb2, agent_pb2_grpc
+from .gen.demo_hvrpc import AgentServicer
+from .gen.demo_pb2 import DescribeRequest, Facts, InstallRequest, Progress
 
 GRPC_PORT = 50051
 MSGPACK_PORT = 5001
@@ -20,23 +21,23 @@ PACE = 0.015
 """Seconds for a percent of the pretended installation."""
 
 
-class Agent(agent_pb2_grpc.AgentServicer):
-    """The typed service: its methods and messages come from `agent.proto`."""
+class Agent(AgentServicer):
+    """The typed service: its methods and messages come from `demo.proto`."""
 
-    def Describe(self, request: Any, context: Any) -> agent_pb2.Facts:  # noqa: N802 the .proto's name
-        return agent_pb2.Facts(
+    def describe(self, request: DescribeRequest, context: Context, /) -> Facts:
+        return Facts(
             vm=os.environ.get("HVRPC_FABRIC_VM", ""),
             system=platform.system(),
             python=platform.python_version(),
             process=os.getpid(),
         )
 
-    def Install(self, request: Any, context: Any) -> Iterator[agent_pb2.Progress]:  # noqa: N802
+    def install(self, request: InstallRequest, context: Context, /) -> Iterator[Progress]:
         pause = threading.Event()
         for percent in range(1, 101):
             pause.wait(PACE)
             at = (percent - 1) * len(request.packages) // 100
-            yield agent_pb2.Progress(package=request.packages[at], percent=percent)
+            yield Progress(package=request.packages[at], percent=percent)
 
 
 class Tools:
@@ -49,7 +50,7 @@ class Tools:
 def main() -> None:
     """Serve both, until the VM is switched off."""
     grpc_server = hvrpc.grpc.server()
-    agent_pb2_grpc.add_AgentServicer_to_server(Agent(), grpc_server)
+    grpc_server.add(Agent())
     grpc_server.add_insecure_port(f"hvsock://any/{GRPC_PORT}")
     msgpack_server = hvrpc.msgpack.Server(Tools())
     msgpack_server.listen(f"hvsock://any/{MSGPACK_PORT}")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import grpc
 
-import hvrpc.grpc
 import hvrpc.msgpack
 from hvrpc.testing import Fabric, Guest
 
 from .. import output
 from ..errors import problem_of, wrapped
 from ..latencies import Latencies, short
-from . import agent_pb2, agent_pb2_grpc, guest
+from . import guest
+from .gen.demo_hvrpc import AgentClient
+from .gen.demo_pb2 import Progress
 
 VM = "web"
 GRPC = f"hvsock://{VM}/{guest.GRPC_PORT}"
@@ -38,10 +38,9 @@ def run() -> None:
         vm = fabric.guest(VM, guest.main, ready="told")
         tell("", f"it is process {vm.pid}, this host is process {os.getpid()}")
         with (
-            hvrpc.grpc.insecure_channel(GRPC) as channel,
+            AgentClient.connect(GRPC) as agent,
             hvrpc.msgpack.connect(MSGPACK, timeout=10) as tools,
         ):
-            agent: Any = agent_pb2_grpc.AgentStub(channel)
             call(agent, tools)
             install(agent)
             lose(agent, vm)
@@ -50,29 +49,27 @@ def run() -> None:
     what_next()
 
 
-def call(agent: Any, tools: hvrpc.msgpack.Client) -> None:
+def call(agent: AgentClient, tools: hvrpc.msgpack.Client) -> None:
     """A call of each protocol."""
-    code("gRPC", f'AgentStub(insecure_channel("{GRPC}")).Describe(DescribeRequest())')
-    facts = agent.Describe(agent_pb2.DescribeRequest(), timeout=10)
+    code("gRPC", f'AgentClient.connect("{GRPC}").describe()')
+    facts = agent.describe(timeout=10)
     answer(f"{facts.system}, Python {facts.python}, in VM '{facts.vm}', process {facts.process}")
     code("msgpack", f'connect("{MSGPACK}").call("add", 1, 2)')
     answer(str(tools.call("add", 1, 2)))
 
 
-def install(agent: Any) -> None:
+def install(agent: AgentClient) -> None:
     """A stream of answers, shown as they come."""
-    code(
-        "stream", f"for progress in agent.Install(InstallRequest(packages={list(PACKAGES[:2])} …))"
-    )
-    _watch(agent.Install(agent_pb2.InstallRequest(packages=PACKAGES), timeout=30))
+    code("stream", f"for progress in agent.install(packages={list(PACKAGES)})")
+    _watch(agent.install(packages=PACKAGES, timeout=30))
     answer(f"{len(PACKAGES)} packages are installed")
 
 
-def lose(agent: Any, vm: Guest) -> None:
+def lose(agent: AgentClient, vm: Guest) -> None:
     """The VM is switched off in the midst of a call."""
     code("stream", "the same again, and the plug is pulled in the midst of it")
     try:
-        _watch(agent.Install(agent_pb2.InstallRequest(packages=PACKAGES), timeout=30), vm)
+        _watch(agent.install(packages=PACKAGES, timeout=30), vm)
     except grpc.RpcError as error:
         tell("guest", f"was switched off at {KILL_AT} %", "red")
         problem = problem_of(error)
@@ -83,10 +80,10 @@ def lose(agent: Any, vm: Guest) -> None:
         raise AssertionError("a VM that was switched off has answered")
 
 
-def come_back(agent: Any, tools: hvrpc.msgpack.Client, vm: Guest) -> None:
+def come_back(agent: AgentClient, tools: hvrpc.msgpack.Client, vm: Guest) -> None:
     """Calls made while it is off are answered when it is on again, on the same channel."""
-    code("gRPC", "agent.Describe(DescribeRequest(), wait_for_ready=True)")
-    waiting = agent.Describe.future(agent_pb2.DescribeRequest(), wait_for_ready=True, timeout=30)
+    code("gRPC", "agent.describe(wait_for_ready=True)")
+    waiting = agent.describe.future(wait_for_ready=True, timeout=30)
     time.sleep(PAUSE)
     tell("guest", "is switched on again", "green")
     vm.restart()
@@ -100,7 +97,7 @@ def come_back(agent: Any, tools: hvrpc.msgpack.Client, vm: Guest) -> None:
     )
 
 
-def _watch(progress: Any, vm: Guest | None = None) -> None:
+def _watch(progress: Iterable[Progress], vm: Guest | None = None) -> None:
     """Show a stream as a bar. A VM that is given is switched off on the way."""
     with output.progress("           installing", True) as show:
         for each in progress:
@@ -110,11 +107,10 @@ def _watch(progress: Any, vm: Guest | None = None) -> None:
                 vm = None
 
 
-def measure(agent: Any, tools: hvrpc.msgpack.Client) -> None:
+def measure(agent: AgentClient, tools: hvrpc.msgpack.Client) -> None:
     """What a small call costs. On the fabric: between the two is no hypervisor."""
-    request = agent_pb2.DescribeRequest()
     rows = [
-        ("gRPC (typed)", *_row(lambda: agent.Describe(request))),
+        ("gRPC (typed)", *_row(agent.describe)),
         ("msgpack-RPC", *_row(lambda: tools.call("add", 1, 2))),
     ]
     tell("latency", f"{CALLS:,} calls of each, one after the other")

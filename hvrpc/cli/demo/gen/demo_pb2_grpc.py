@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from . import agent_pb2 as agent__pb2
+from . import demo_pb2 as demo__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in agent_pb2_grpc.py depends on'
+        + ' but the generated code in demo_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,13 +36,13 @@ class AgentStub:
         """
         self.Describe = channel.unary_unary(
                 '/hvrpc.demo.Agent/Describe',
-                request_serializer=agent__pb2.DescribeRequest.SerializeToString,
-                response_deserializer=agent__pb2.Facts.FromString,
+                request_serializer=demo__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=demo__pb2.Facts.FromString,
                 _registered_method=True)
         self.Install = channel.unary_stream(
                 '/hvrpc.demo.Agent/Install',
-                request_serializer=agent__pb2.InstallRequest.SerializeToString,
-                response_deserializer=agent__pb2.Progress.FromString,
+                request_serializer=demo__pb2.InstallRequest.SerializeToString,
+                response_deserializer=demo__pb2.Progress.FromString,
                 _registered_method=True)
 
 
@@ -68,13 +68,13 @@ def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
-                    request_deserializer=agent__pb2.DescribeRequest.FromString,
-                    response_serializer=agent__pb2.Facts.SerializeToString,
+                    request_deserializer=demo__pb2.DescribeRequest.FromString,
+                    response_serializer=demo__pb2.Facts.SerializeToString,
             ),
             'Install': grpc.unary_stream_rpc_method_handler(
                     servicer.Install,
-                    request_deserializer=agent__pb2.InstallRequest.FromString,
-                    response_serializer=agent__pb2.Progress.SerializeToString,
+                    request_deserializer=demo__pb2.InstallRequest.FromString,
+                    response_serializer=demo__pb2.Progress.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -102,8 +102,8 @@ class Agent:
             request,
             target,
             '/hvrpc.demo.Agent/Describe',
-            agent__pb2.DescribeRequest.SerializeToString,
-            agent__pb2.Facts.FromString,
+            demo__pb2.DescribeRequest.SerializeToString,
+            demo__pb2.Facts.FromString,
             options,
             channel_credentials,
             insecure,
@@ -129,8 +129,8 @@ class Agent:
             request,
             target,
             '/hvrpc.demo.Agent/Install',
-            agent__pb2.InstallRequest.SerializeToString,
-            agent__pb2.Progress.FromString,
+            demo__pb2.InstallRequest.SerializeToString,
+            demo__pb2.Progress.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,1 @@
+"""Made of `protos/demo.proto` by `run.py protos`."""
