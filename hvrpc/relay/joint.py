@@ -10,16 +10,18 @@ How it ends:
   its end, too, or until it is silent for `linger` seconds. A Hyper-V socket cannot tell a side that
   has finished sending from one that has died, so without that limit a dead side would keep the other.
 - One side breaks off, or closes where the system tells that from the former: the other one is ended,
-  after it was given what had arrived for it.
+  after it was given what had arrived for it. That is so also when the break shows by sending: what
+  the side had said before it left is still waiting to be read then.
 """
 
 from __future__ import annotations
 
+import enum
 import select
 import threading
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ..errors import HvrpcError
+from ..errors import HvrpcError, StreamClosed
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -50,6 +52,16 @@ class Line(Protocol):
     def abort(self) -> None: ...
 
 
+class End(enum.Enum):
+    """Why a direction has ended."""
+
+    IN_ORDER = enum.auto()
+    SOURCE_BROKE = enum.auto()
+    TARGET_BROKE = enum.auto()
+    CLOSED = enum.auto()
+    """By this side."""
+
+
 class _Direction:
     """From one side to the other."""
 
@@ -60,16 +72,18 @@ class _Direction:
         """Bytes so far."""
         self.ended = threading.Event()
 
-    def copy(self) -> bool:
-        """Pass on until there is no more. Whether the source has ended in good order."""
+    def copy(self) -> End:
+        """Pass on until there is no more."""
         try:
             self._copy()
             if self.source.ended_by is not None:
-                return False
+                return End.SOURCE_BROKE
             self.target.shutdown_write()
+        except StreamClosed:
+            return End.CLOSED
         except HvrpcError:
-            return False  # one of them broke off, or was closed by us
-        return True
+            return End.TARGET_BROKE  # receiving does not raise when the other side is gone
+        return End.IN_ORDER
 
     def _copy(self) -> None:
         receive, send = self.source.recv_into, self.target.sendall
@@ -124,25 +138,27 @@ class Joint:
         self._there.target.abort()
 
     def _carry(self, mine: _Direction, opposite: _Direction) -> None:
-        in_order = False
+        how = End.CLOSED
         try:
-            in_order = mine.copy()
+            how = mine.copy()
         finally:
             mine.ended.set()
-            if in_order:
-                self._wait_for(opposite)
+            if how is End.IN_ORDER:
+                self._wait_for(opposite, self._linger)
+            elif how is End.TARGET_BROKE:
+                self._wait_for(opposite, max(self._linger, LINGER))
             self._end()
 
-    def _wait_for(self, direction: _Direction) -> None:
+    def _wait_for(self, direction: _Direction, silence: float) -> None:
         """Wait for its end, for as long as something moves and somebody may be there to take it."""
         moved = -1
         while not direction.ended.is_set() and moved != direction.moved:
             moved = direction.moved
             if CAN_POLL:
-                if _hangs_up(direction.target, self._linger):
+                if _hangs_up(direction.target, silence):
                     return  # also when the direction has ended: that closes its target
             else:
-                direction.ended.wait(self._linger)
+                direction.ended.wait(silence)
 
     def _end(self) -> None:
         sides = (self._there.source, self._there.target)

@@ -105,6 +105,22 @@ def test_a_sender_is_told_when_the_receiver_is_gone() -> None:
             send_for_ever(line.caller)
 
 
+@pytest.mark.parametrize("linger", [0.0, 60.0])
+def test_what_a_side_has_said_before_it_left_arrives_although_sending_to_it_fails(
+    linger: float,
+) -> None:
+    """It shows first that nobody is there any more, and only then what was said before."""
+    with joined(linger) as line:
+        said = fill(line.target)  # the caller does not read: the joint is stuck with it
+        line.target.abort()
+        there = line.joint._there
+        while not there.ended.is_set():
+            passed = there.moved
+            line.caller.sendall(b"x")
+            wait_until(lambda: there.ended.is_set() or there.moved > passed, "it is passed on")  # noqa: B023
+        assert read_to_end(line.caller) == said
+
+
 def test_one_side_alone_is_ended_after_a_silence() -> None:
     """The caller has finished sending, or has died: nobody can tell, so it gets a while."""
     with joined(linger=SHORT) as line:
@@ -129,7 +145,7 @@ def test_what_moves_is_not_ended_however_long_it_takes(monkeypatch: pytest.Monke
                 direction.moved += 1
 
     direction.ended = SlowlyEnding()  # type: ignore[assignment]
-    Joint(Source([]), Source([]), linger=SHORT)._wait_for(direction)
+    Joint(Source([]), Source([]))._wait_for(direction, SHORT)
     assert waits == [SHORT] * 4
 
 

@@ -13,6 +13,9 @@ import pytest
 
 GRPCIO = "grpcio"
 NATIVE = "native"
+TUNNEL = "tunnel"
+C_CORE = (GRPCIO, TUNNEL)
+"""Those that are grpcio's own."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Engine:
     """A pattern of what `context.peer()` says about a caller on a UNIX socket."""
     keeps: str | None = None
     """What it leaves behind for the rest of the process; None if it cleans up."""
+    nobody: str = "{}"
+    """What the details of a call say that reaches nobody, with a place for the path."""
 
     def load(self) -> Any:
         return importlib.import_module(self.module)
@@ -64,6 +69,15 @@ BLOCKING: dict[str, Engine] = {
         GRPCIO, "grpc", "unix:{}", ("insecure_channel", "server"), r"unix:", _C_CORE_KEEPS
     ),
     NATIVE: Engine(NATIVE, "hvrpc.grpc", "unix://{}", ("insecure_channel", "server"), r"unix:"),
+    TUNNEL: Engine(
+        TUNNEL,
+        f"{__package__}.through_tunnel",
+        "unix://{}",
+        ("insecure_channel", "server"),
+        r"unix-abstract:unix/\d+:",
+        _C_CORE_KEEPS,
+        nobody="HTTP proxy returned response code 503",
+    ),
 }
 
 ASYNCIO: dict[str, Engine] = {
@@ -85,7 +99,10 @@ def pairs(
         (calling, serving)
         for calling in engines
         for serving in engines
-        if (mixed or calling == serving) and (wanted(calling) or wanted(serving))
+        if (mixed or calling == serving)
+        and (wanted(calling) or wanted(serving))
+        # What carries bytes for the C core meets itself: who is at the ends is in the other pairs.
+        and (calling == serving or TUNNEL not in (calling, serving))
     ]
     return [_pair(engines[calling], engines[serving]) for calling, serving in chosen]
 
@@ -98,7 +115,7 @@ def _pair(calling: Engine, serving: Engine) -> Any:
     keeps = calling.keeps or serving.keeps
     if keeps:
         marks.append(pytest.mark.may_leave(keeps))
-    if calling.name == GRPCIO:
+    if calling.name in C_CORE:
         # Its thread that watches a channel may find it closed, and says so by dying.
         ignored = "ignore::pytest.PytestUnhandledThreadExceptionWarning"
         marks.append(pytest.mark.filterwarnings(ignored))
