@@ -47,8 +47,9 @@ def connect(
     Raises :class:`hvrpc.AddressError` for an address that is wrong, :class:`hvrpc.UnsupportedError`
     where this machine cannot do it, :class:`hvrpc.ConnectError` (with :class:`hvrpc.ConnectTimeout`
     and :class:`hvrpc.ConnectRefused`) when nobody is there, and
-    :class:`hvrpc.AccessDenied` when somebody else is. Nothing of the caller's was sent in any of these
-    cases.
+    :class:`hvrpc.AccessDenied` when somebody else is; on a Windows host, where names are looked up, also
+    :class:`hvrpc.UnknownName` and :class:`hvrpc.PrivilegeError`. Nothing of the caller's was sent in any
+    of these cases.
     """
     if not 0 < timeout <= MAX_TIMEOUT:
         raise ValueError(

@@ -73,6 +73,17 @@ def test_when_nobody_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n           Add-LocalGroupMember\n" in result.stderr
 
 
+def test_a_host_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late() -> Listing:
+        raise TimeoutError("PowerShell has not answered within 60 s")
+
+    monkeypatch.delenv("HVRPC_FABRIC", raising=False)
+    monkeypatch.setattr(virtual_machines, "list_all", late)
+    result = run("vms")
+    assert result.exit_code == 4
+    assert "PowerShell has not answered within 60 s" in result.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows may be a host")
 def test_a_linux_guest_is_sent_to_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HVRPC_FABRIC", raising=False)

@@ -51,7 +51,15 @@ KEYS = ("name", "id", "state", "kind", "found_by")
 
 
 def _real() -> tuple[list[dict[str, str | None]], list[HvrpcError]]:
-    listing = virtual_machines.list_all()
+    try:
+        listing = virtual_machines.list_all()
+    except TimeoutError as error:
+        raise Failure(
+            "the VMs could not be listed",
+            why=str(error),
+            do="try again, or Get-VM in PowerShell",
+            code=ExitCode.TOO_LATE,
+        ) from error
     machines: list[dict[str, str | None]] = [
         {
             "name": vm.name,

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ... import __version__
 from ...addresses import AF_HYPERV
-from ...errors import HvrpcError
+from ...errors import HvrpcError, UnsupportedError
 from ...sockets.fabric import FABRIC_VARIABLE, VM_VARIABLE
 from ...windows import guest, powershell, privileges, registration, virtual_machines
 from ...windows.guest import Identity
@@ -139,8 +139,9 @@ def _vms() -> Listing:
         return virtual_machines.list_all()
     except HvrpcError as error:
         return Listing((), (error,))
-    except TimeoutError:
-        return Listing()
+    except TimeoutError as error:
+        late = UnsupportedError("", operation="list VMs", problem=str(error), remedy="try again")
+        return Listing((), (late,))
 
 
 def _open_hyperv_socket() -> int | None:
