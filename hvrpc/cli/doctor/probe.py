@@ -90,6 +90,7 @@ def examine(address: Address, timeout: float) -> Finding:
         return note(
             about,
             f"{address} accepts connections ({took}) and neither speaks gRPC nor msgpack-RPC",
-            "if it should: look whether the right program listens there, and whether it still lives",
+            "if it should: look whether the right program listens there, whether it still lives, and"
+            " whether it wants TLS",
         )
     return ok(about, f"{address} speaks {answer.speaks}; connected in {took} as {answer.peer}")
