@@ -184,6 +184,26 @@ def of_channel(
     return ChannelSecurity(security, calls, Level.of(address, security))
 
 
+def security_in(credentials: grpc.ChannelCredentials, address: Address) -> Security:
+    """What the tunnel has to do for a channel: what ours ask for. What is in grpcio's the C core does.
+
+    It takes its way for local, and so would send tokens on a way that is not. Raises
+    :class:`hvrpc.CredentialsError` for that.
+    """
+    inner = _inside(credentials)
+    sends_tokens = hasattr(inner, "_call_credentialses")
+    while hasattr(inner, "_call_credentialses"):
+        inner = inner._channel_credentials
+    security = inner.security if isinstance(inner, _Marked) else PLAIN
+    if sends_tokens and isinstance(inner, _Inner) and Level.of(address, security) is Level.INSECURE:
+        raise CredentialsError(
+            f"call credentials to {address}",
+            problem="other machines could read them on the way",
+            remedy="encrypt it: channel_credentials(tls=…), or grpc.ssl_channel_credentials(…)",
+        )
+    return security
+
+
 def of_server(credentials: grpc.ServerCredentials) -> Security:
     """What is in somebody's credentials for a port, which have to be ours.
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 from .. import sockets
-from ..access import Access, Peer, RateLimitedLog, Rule
+from ..access import Access, Peer, RateLimitedLog
 from ..addresses import Address
 from ..errors import HvrpcError, StreamClosed
+from ..security import PLAIN, Security
 from ..sockets import Listener, Options, Stream
+from ..sockets.handshake import shake_hands
+from ..tls import End
 from .joint import LINGER, Joint, Line
 
 logger = logging.getLogger("hvrpc.relay")
@@ -62,11 +65,24 @@ class Target(Line, Protocol):
 class CountingAccess(Access):
     """Rules that remember how often they said no."""
 
-    refused = 0
+    def __init__(self, rules: Access) -> None:
+        super().__init__(rules.admits)
+        self._text = str(rules)
+        self.refused = 0
 
     def log_refusal(self, peer: Peer, address: object) -> None:
         self.refused += 1  # by the one thread that accepts
         super().log_refusal(peer, address)
+
+
+def listening_on(
+    address: Address | str, security: Security, options: Options
+) -> tuple[Listener, CountingAccess | None]:
+    """A listener for a relay. With TLS, other machines may reach a TCP port."""
+    access = None if security.peers is None else CountingAccess(security.peers)
+    if security.tls is not None:
+        options = replace(options, remote_tcp_without_tls=True)
+    return sockets.listen(address, allow=access, options=options), access
 
 
 class Relay:
@@ -85,6 +101,7 @@ class Relay:
         max_connections: int = MAX_CONNECTIONS,
         linger: float = LINGER,
         access: CountingAccess | None = None,
+        tls: End | None = None,
     ) -> None:
         self.name: Final = name or str(listener.address)
         self._listener = listener
@@ -92,6 +109,7 @@ class Relay:
         self._max_connections = max_connections
         self._linger = linger
         self._access = access
+        self._tls = tls
         self._log = RateLimitedLog(logger)
         self._changed = threading.Condition()
         self._links: dict[_Link, threading.Thread] = {}
@@ -108,7 +126,8 @@ class Relay:
         target: Address | str,
         *,
         name: str = "",
-        allow: Rule | Iterable[Rule] | None = None,
+        security: Security = PLAIN,
+        target_security: Security = PLAIN,
         max_connections: int = MAX_CONNECTIONS,
         connect_timeout: float = sockets.DEFAULT_TIMEOUT,
         linger: float = LINGER,
@@ -116,22 +135,26 @@ class Relay:
     ) -> Relay:
         """A relay that listens on one address and passes on to another.
 
-        `allow` says who may call; `options` are for both sides. Next: :meth:`start`. Raises what
+        `security` says who may call, `target_security` who is expected at the target, and each whether
+        its side is encrypted; `options` are for both sides. Next: :meth:`start`. Raises what
         :func:`hvrpc.sockets.listen` raises; that the target cannot be reached is no error yet.
         """
         where = Address.parse(target)
 
         def dial(_: Stream) -> Stream:
-            return sockets.connect(where, timeout=connect_timeout, options=options)
+            return sockets.connect(
+                where, timeout=connect_timeout, options=options, security=target_security
+            )
 
-        access = None if allow is None else CountingAccess(allow)
+        listener, access = listening_on(listen, security, options)
         return cls(
-            sockets.listen(listen, allow=access, options=options),
+            listener,
             dial,
             name=name,
             max_connections=max_connections,
             linger=linger,
             access=access,
+            tls=security.tls,
         )
 
     @property
@@ -247,6 +270,8 @@ class Relay:
         since = time.monotonic()
         failed = True
         try:
+            if self._tls is not None:
+                self._shake_hands(link.caller, self._tls)
             target = self._dial(link.caller)
             link.join(target, self._linger)
             logger.info("%s: %s is connected to %s", self.name, peer, target.address)
@@ -269,6 +294,13 @@ class Relay:
                 f"{link.to_target:,}",
                 f"{link.to_caller:,}",
             )
+
+    def _shake_hands(self, caller: Stream, tls: End) -> None:
+        try:
+            shake_hands(caller, tls, tls.handshake_within)
+        except HvrpcError:
+            caller.close()  # and not `abort`: the alert that says why has to arrive
+            raise
 
     def _forget(self, link: _Link, failed: bool) -> None:
         with self._changed:

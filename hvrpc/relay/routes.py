@@ -5,6 +5,9 @@
     target = "hvsock://web/50051"
     allow = ["uid:1000"]
 
+    [tunnel.target_tls]
+    ca = "ca.pem"
+
 A mistake is reported with the file, the tunnel and the key it is in, and what would be right.
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +23,9 @@ from .. import sockets
 from ..access import Access
 from ..addresses import Address
 from ..errors import AddressError, HvrpcError
+from ..security import Security
 from ..sockets import MAX_TIMEOUT, Options
+from ..tls import Tls
 from .joint import LINGER
 from .relay import MAX_CONNECTIONS, Relay
 
@@ -53,18 +58,28 @@ class Route:
     """For the log; without it the address it listens on."""
     allow: tuple[str | int, ...] | None = None
     """Who may call: :mod:`hvrpc.access`. None: everybody who can reach the address."""
+    tls: Tls | None = None
+    """For callers. Its paths are as they are found from the folder of the file."""
+    expect: tuple[str | int, ...] | None = None
+    """Who has to be at the target."""
+    target_tls: Tls | None = None
     max_connections: int = MAX_CONNECTIONS
     connect_timeout: float = sockets.DEFAULT_TIMEOUT
     linger: float = LINGER
     remote_tcp_without_tls: bool = False
 
     def open(self) -> Relay:
-        """A relay that listens already. Next: `start()`."""
+        """A relay that listens already. Next: `start()`.
+
+        Raises :class:`hvrpc.ListenError`, and :class:`hvrpc.CredentialsError` for files that cannot be
+        used.
+        """
         return Relay.between(
             self.listen,
             self.target,
             name=self.name,
-            allow=self.allow,
+            security=Security.of_server(self.allow, self.tls),
+            target_security=Security.of_client(self.expect, self.target_tls),
             max_connections=self.max_connections,
             connect_timeout=self.connect_timeout,
             linger=self.linger,
@@ -100,7 +115,8 @@ def routes_of(found: dict[str, Any], where: str) -> list[Route]:
     tables = found.get(TABLE)
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise RouteError(where, "it describes no tunnel", f"[[{TABLE}]]")
-    routes = [_route_of(table, f"{where}, tunnel {n}") for n, table in enumerate(tables, 1)]
+    folder = Path(where).parent
+    routes = [_route_of(table, f"{where}, tunnel {n}", folder) for n, table in enumerate(tables, 1)]
     seen: dict[Address, int] = {}
     for n, route in enumerate(routes, 1):
         if route.listen in seen:
@@ -111,7 +127,7 @@ def routes_of(found: dict[str, Any], where: str) -> list[Route]:
     return routes
 
 
-def _route_of(table: dict[str, Any], where: str) -> Route:
+def _route_of(table: dict[str, Any], where: str, folder: Path) -> Route:
     if unknown := table.keys() - _READERS.keys():
         known = ", ".join(_READERS)
         raise RouteError(where, f"unknown: {', '.join(sorted(unknown))}; there are {known}")
@@ -126,7 +142,16 @@ def _route_of(table: dict[str, Any], where: str) -> Route:
             raise RouteError(f"{where}, {key}", str(error)) from error
         except (TypeError, ValueError) as error:
             raise RouteError(f"{where}, {key}", str(error), _EXAMPLES[key]) from error
+    for key in ("tls", "target_tls"):
+        if key in values:
+            values[key] = _with_paths(values[key], folder)
     return Route(**values)
+
+
+def _with_paths(tls: Tls, folder: Path) -> Tls:
+    """Files beside the file that names them. A path that is absolute stays what it is."""
+    files = {key: getattr(tls, key) for key in ("ca", "certificate", "key")}
+    return replace(tls, **{key: folder / file for key, file in files.items() if file is not None})
 
 
 # --- What the keys hold -------------------------------------------------------------------------
@@ -153,6 +178,22 @@ def _rules(value: object) -> tuple[str | int, ...]:
     return tuple(rules)
 
 
+_TLS_KEYS: Final = {"ca", "certificate", "key", "names"}
+
+
+def _tls(value: object) -> Tls:
+    if not isinstance(value, dict):
+        raise TypeError(f"it is a table, not {value!r}")
+    if unknown := value.keys() - _TLS_KEYS:
+        known = ", ".join(sorted(_TLS_KEYS))
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}; there are {known}")
+    for key, given in value.items():
+        texts = given if key == "names" and isinstance(given, list) else [given]
+        if not all(isinstance(text, str) and text for text in texts):
+            raise TypeError(f"{key} is a text, not {given!r}")
+    return Tls(**value)
+
+
 def _count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"it is a number above 0, not {value!r}")
@@ -176,6 +217,9 @@ _READERS: Final[dict[str, Callable[[object], Any]]] = {
     "target": _address,
     "name": _text,
     "allow": _rules,
+    "tls": _tls,
+    "expect": _rules,
+    "target_tls": _tls,
     "max_connections": _count,
     "connect_timeout": _seconds,
     "linger": _seconds,
@@ -186,6 +230,9 @@ _EXAMPLES: Final = {
     "target": 'target = "hvsock://web/50051"',
     "name": 'name = "web"',
     "allow": 'allow = ["parent", "cid:3", "uid:1000"]',
+    "tls": 'tls = { certificate = "host.pem", key = "host-key.pem" }',
+    "expect": 'expect = "web"',
+    "target_tls": 'target_tls = { ca = "ca.pem" }',
     "max_connections": "max_connections = 100",
     "connect_timeout": "connect_timeout = 5",
     "linger": "linger = 30",

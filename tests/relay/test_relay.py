@@ -13,8 +13,10 @@ import pytest
 import hvrpc
 from hvrpc import ConnectError, ListenError
 from hvrpc.relay import Counters, Relay
+from hvrpc.security import Security
 from hvrpc.sockets import Listener, Stream
 
+from ..certificates import Certificates
 from ..sockets.background import Background, wait_until
 from ..sockets.contract import read_to_end, some_bytes
 from ..sockets.places import MISSING, PLACES, QUICK, Place, short_folder
@@ -140,11 +142,62 @@ def test_who_is_not_admitted_never_reaches_the_target(
     folder: Path, target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:
     listen = f"unix://{folder}/relay"
-    with Relay.between(listen, target.url, allow="parent", options=QUICK) as relay:
+    with Relay.between(
+        listen, target.url, security=Security.of_server("parent"), options=QUICK
+    ) as relay:
         with hvrpc.sockets.connect(listen, options=QUICK) as stream:
             assert read_to_end(stream) == b""
         wait_for(relay, refused=1, accepted=0)
     assert "allowed are: parent" in caplog.text
+
+
+def test_each_side_can_be_encrypted(certificates: Certificates, target: Target) -> None:
+    """From the caller to the first relay as it is, TLS between the relays, and plain to the target."""
+    with (
+        Relay.between(
+            "tcp://127.0.0.1:0",
+            target.url,
+            security=Security.of_server(tls=certificates.tls("host")),
+            options=QUICK,
+        ) as second,
+        Relay.between(
+            "tcp://127.0.0.1:0",
+            second.address,
+            target_security=Security.of_client(tls=certificates.tls("web", names="host")),
+            options=QUICK,
+        ) as first,
+        call(first) as stream,
+        target.accept() as far,
+    ):
+        data = some_bytes(1_000_000)
+        sending = Background(lambda: stream.sendall(data))
+        assert far.recv_exactly(len(data)) == data
+        sending.result()
+        far.sendall(b"answer")
+        far.close()
+        assert read_to_end(stream) == b"answer"
+
+
+def test_a_caller_whom_nobody_believes_does_not_reach_the_target(
+    certificates: Certificates, target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    security = Security.of_server(tls=certificates.tls("host"))
+    with Relay.between("tcp://127.0.0.1:0", target.url, security=security, options=QUICK) as relay:
+        with call(relay) as plain:
+            plain.sendall(b"no TLS at all, and long enough for a record")
+            assert b"TLS" not in read_to_end(plain)
+        wait_for(relay, failed=1, open=0)
+    assert "was not passed on: begin TLS with" in caplog.text
+
+
+def test_a_target_that_is_somebody_else_is_not_given_a_byte(
+    target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = Security.of_client(expect_peer="parent")
+    with relay_to(target, target_security=elsewhere) as relay, call(relay) as stream:
+        assert read_to_end(stream) == b""
+        wait_for(relay, failed=1)
+    assert "where parent is expected" in caplog.text
 
 
 def test_a_target_out_of_reach_ends_the_caller_and_is_logged(

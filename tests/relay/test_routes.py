@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hvrpc import Address
+from hvrpc import Address, CredentialsError, Tls
 from hvrpc.relay import Route, RouteError, read_routes
 
 GOOD = """
@@ -19,6 +19,12 @@ max_connections = 7
 connect_timeout = 2
 linger = 0.5
 remote_tcp_without_tls = true
+expect = "web"
+tls = { certificate = "host.pem", key = "/keys/host.pem" }
+
+[tunnel.target_tls]
+ca = "ca.pem"
+names = ["web", "other"]
 
 [[tunnel]]
 listen = "hvsock://any/50052"
@@ -43,6 +49,9 @@ def test_a_file_describes_several(tmp_path: Path) -> None:
         connect_timeout=2.0,
         linger=0.5,
         remote_tcp_without_tls=True,
+        expect=("web",),
+        tls=Tls(certificate=tmp_path / "host.pem", key=Path("/keys/host.pem")),
+        target_tls=Tls(ca=tmp_path / "ca.pem", names=("web", "other")),
     )
     assert other == Route(
         Address.parse("hvsock://any/50052"), Address.parse("tcp://127.0.0.1:8080")
@@ -79,6 +88,11 @@ def test_port_0_may_be_listened_on_often(tmp_path: Path) -> None:
         (ONE + "linger = true\n", "linger: it is a number of seconds"),
         (ONE + 'allow = ["cid:x"]\n', "allow: 'cid:x' is no rule"),
         (ONE + "allow = [1.5]\n", "allow: it is a list of rules"),
+        (ONE + "tls = 3\n", "tls: it is a table, not 3"),
+        (ONE + "[tunnel.tls]\npath = 'x'\n", "tls: unknown: path; there are ca, certificate"),
+        (ONE + "[tunnel.tls]\nca = 3\n", "tls: ca is a text, not 3"),
+        (ONE + "[tunnel.target_tls]\nnames = [3]\n", "target_tls: names is a text"),
+        (ONE + "expect = true\n", "expect: it is a list of rules"),
         (ONE + "name = 3\n", "name: it is a text"),
         (ONE + "remote_tcp_without_tls = 1\n", "it is true or false"),
         (GOOD + GOOD, "tunnel 3: tunnel 1 listens on unix:///run/web.sock already"),
@@ -101,3 +115,9 @@ def test_a_route_opens_a_relay(tmp_path: Path) -> None:
     with route.open() as relay:
         assert str(relay.address).startswith("tcp://127.0.0.1:")
         assert relay.name == str(relay.address)
+
+
+def test_files_that_cannot_be_used_are_told_when_it_is_opened(tmp_path: Path) -> None:
+    (route,) = read_routes(write(tmp_path, ONE + '[tunnel.target_tls]\nca = "missing.pem"\n'))
+    with pytest.raises(CredentialsError, match=r"missing\.pem"):
+        route.open()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import grpc
 
 from ...addresses import Address
+from ...security import PLAIN
+from ..credentials import security_in
 from .door import Destination, door_here
 from .settings import Option, channel_options, connect_seconds
 
@@ -31,10 +33,12 @@ def parameters(
     """What to make a C-core channel with, that leads to an address of ours.
 
     Good for this process only, and not for one that is forked from it. Raises
-    :class:`hvrpc.AddressError` for an address that is wrong.
+    :class:`hvrpc.AddressError` for an address that is wrong, and :class:`hvrpc.CredentialsError` for
+    tokens that anybody could read on the way.
     """
     address = Address.parse(target)
     wanted = channel_options(address, options)
     way = door_here()
-    way_there = way.arguments_for(Destination(address, connect_seconds(wanted)))
+    security = PLAIN if credentials is None else security_in(credentials, address)
+    way_there = way.arguments_for(Destination(address, connect_seconds(wanted), security))
     return Parameters(way.target, credentials, (*way_there, *wanted))

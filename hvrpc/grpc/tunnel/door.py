@@ -21,7 +21,8 @@ from ... import errors, sockets
 from ...addresses import Address
 from ...errors import AccessDenied, HvrpcError, TransportTimeout
 from ...relay import Counters, Relay
-from ...sockets import Options, Stream
+from ...security import PLAIN, Security
+from ...sockets import Stream
 from .places import Place, place_here
 from .preface import END, MAX_SIZE, BadPreface, Preface, answer, arguments, parse
 from .settings import Option
@@ -58,10 +59,10 @@ class Destination:
 
     address: Address
     connect_timeout: float
-    options: Options = sockets.DEFAULT
+    security: Security = PLAIN
 
     def connect(self) -> Stream:
-        return sockets.connect(self.address, timeout=self.connect_timeout, options=self.options)
+        return sockets.connect(self.address, timeout=self.connect_timeout, security=self.security)
 
 
 class Door:

@@ -60,11 +60,8 @@ class Place(ABC):
         Raises OSError.
         """
 
-    def channel_credentials(self) -> grpc.ChannelCredentials:
-        """What the C core takes for secure here, so that it sends a user's tokens."""
-        return grpc.local_channel_credentials(self.local)
-
     def server_credentials(self) -> grpc.ServerCredentials:
+        """What the C core takes for secure here, so that clients send it a user's tokens."""
         return grpc.local_server_credentials(self.local)
 
 
@@ -244,8 +241,10 @@ def _port_of(address: Address) -> int:
 
 def place_here() -> Place:
     """The way of this platform, unless another was asked for."""
-    default = "unix" if hasattr(socket, "AF_UNIX") else "tcp"
-    return PLACES[os.environ.get(CARRIER_VARIABLE) or default]
+    return PLACES[os.environ.get(CARRIER_VARIABLE) or DEFAULT]
+
+
+DEFAULT: Final = "unix" if hasattr(socket, "AF_UNIX") else "tcp"
 
 
 def _begin_anew() -> None:

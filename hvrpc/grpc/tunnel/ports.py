@@ -10,13 +10,14 @@ from typing import Any
 
 import grpc
 
-from ... import sockets
-from ...access import Rule
+from ...access import Access, Rule
 from ...addresses import Address
 from ...errors import ConnectRefused, UnsupportedError
 from ...relay import Counters, Relay
-from ...relay.relay import CountingAccess
+from ...relay.relay import listening_on
+from ...security import Security
 from ...sockets import Options, Stream
+from ..credentials import ServerCredentials
 from . import gates
 from .door import LINGER
 from .places import Place, place_here
@@ -68,10 +69,10 @@ def add_port(
             problem="the server's own end is a TCP port here, which any program can connect to",
             remedy="make the server with interceptors=[tunnel.gate()], which keeps them out",
         )
-    access = None if allow is None else CountingAccess(allow)
-    listener = sockets.listen(address, allow=access, options=options)
+    security, inside = _understood(credentials, allow)
+    listener, access = listening_on(address, security, options)
     try:
-        local = place.add_port(server, credentials or place.server_credentials())
+        local = place.add_port(server, inside or place.server_credentials())
     except BaseException:
         listener.close()
         raise
@@ -81,10 +82,24 @@ def add_port(
         max_connections=max_connections,
         linger=LINGER,
         access=access,
+        tls=security.tls,
     )
     _end_with(server, relay)
     relay.start()
     return Port(relay)
+
+
+def _understood(
+    credentials: grpc.ServerCredentials | None, allow: Rule | Iterable[Rule] | None
+) -> tuple[Security, grpc.ServerCredentials | None]:
+    """What we see to, and what the C core does: with ours we see to all of it."""
+    rules = Access.of(allow)
+    if not isinstance(credentials, ServerCredentials):
+        return Security(rules), credentials
+    security = credentials.security
+    if rules is not None and security.peers is not None:
+        raise TypeError("say who may call once: by allow=, or by the credentials")
+    return Security(security.peers or rules, security.tls), None
 
 
 def _dial(place: Place, local: Address, caller: Stream) -> tuple[Stream, str]:

@@ -85,6 +85,15 @@ ASYNCIO: dict[str, Engine] = {
         GRPCIO, "grpc.aio", "unix:{}", ("insecure_channel", "server"), r"unix:", _C_CORE_KEEPS
     ),
     NATIVE: Engine(NATIVE, "hvrpc.grpc.aio", "unix://{}", ("insecure_channel", "server"), r"unix:"),
+    TUNNEL: Engine(
+        TUNNEL,
+        f"{__package__}.aio.through_tunnel",
+        "unix://{}",
+        ("insecure_channel", "server"),
+        r"unix-abstract:unix/\d+:",
+        _C_CORE_KEEPS,
+        nobody="HTTP proxy returned response code 503",
+    ),
 }
 
 
