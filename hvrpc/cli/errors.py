@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import enum
-import os
 import sys
 import textwrap
 import traceback
@@ -257,10 +256,6 @@ def report(error: BaseException, *, debug: bool) -> ExitCode:
     if isinstance(error, KeyboardInterrupt | click.Abort):
         output.say("interrupted", "dim", stderr=True)
         return ExitCode.INTERRUPTED
-    if isinstance(error, BrokenPipeError):
-        # `hvrpc ... | head`: nobody reads on. Python must not try to write the rest when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
     if debug and not isinstance(error, click.ClickException):
         traceback.print_exception(error)
     problem = problem_of(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -89,6 +90,8 @@ class Program(click.Group):
         """What click calls. Every way to end, except success, goes through `errors.report`."""
         arguments = sys.argv[1:] if args is None else list(args)
         output.prepare_streams()
+        if os.environ.get("_HVRPC_COMPLETE", "").startswith("powershell"):
+            importlib.import_module(".commands.completion", __package__)  # click does not know it
         try:
             code = super().main(arguments, prog_name, complete_var, standalone_mode=False, **extra)
         except (Exception, KeyboardInterrupt) as error:

@@ -95,6 +95,19 @@ def proto(text: str) -> Text:
     return lines
 
 
+def measures(latencies: Latencies) -> None:
+    """What times come to, in a line, or in as many as the terminal needs."""
+    width = console().width
+    line = ""
+    for name, value in latencies.shown().items():
+        if line and len(line) + len(name) + len(value) + 4 > width:
+            say(line)
+            line = ""
+        line += f"{'   ' if line else ''}{name} {value}"
+    if line:
+        say(line)
+
+
 def histogram(latencies: Latencies) -> None:
     """How times are spread, a bar for each range of them."""
     from rich.text import Text

@@ -27,7 +27,8 @@ def run_process(*arguments: object, **settings: Any) -> subprocess.CompletedProc
     return subprocess.run(
         [*PROGRAM, *map(str, arguments)],
         stdin=settings.pop("stdin", subprocess.DEVNULL),
-        capture_output=True,
+        stdout=settings.pop("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
         timeout=TIMEOUT,

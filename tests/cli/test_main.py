@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -90,17 +91,39 @@ def test_without_click_it_says_what_to_install(
     assert told.endswith('-m pip install "hvrpc[cli]"\n')
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
 def test_completion_prints_a_script_for_the_shell(shell: str) -> None:
     result = run("completion", shell)
     assert result.exit_code == 0
-    assert f"_HVRPC_COMPLETE={shell}_complete" in result.output
+    assert "_HVRPC_COMPLETE" in result.output
+    assert f"{shell}_complete" in result.output
 
 
 def test_completion_asks_for_a_shell_it_does_not_know() -> None:
     result = run("completion", env={"SHELL": "/bin/csh"})
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no completion for the shell 'csh'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "word", "completed"),
+    [
+        ("hvrpc comp", "comp", ["completion"]),
+        ("hvrpc call --show", "--show", ["--show-metadata"]),
+        ('hvrpc call "hvsock://My VM/5" --show', "--show", ["--show-metadata"]),
+        ('hvrpc call "hvsock://My', '"hvsock://My', []),
+        ("hvrpc ", "", ["demo", "call"]),
+    ],
+)
+def test_powershell_gets_values_and_a_word_about_each(
+    line: str, word: str, completed: list[str]
+) -> None:
+    asked = {"_HVRPC_COMPLETE": "powershell_complete", "COMP_LINE": line, "COMP_WORD": word}
+    done = run_process(env={**os.environ, **asked})
+    rows = [each.split("\t") for each in done.stdout.splitlines() if each]
+    assert [value for value, _ in rows][: len(completed)] == completed
+    assert all(about for _, about in rows)
+    assert done.stderr == ""
 
 
 def test_the_script_of_completion_completes_commands() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ Examples:
   hvrpc bench --duration 2 --plot out.svg hvsock://parent/50051 SayHello name=x
   hvrpc bench --msgpack --threads 8 --calls 5000 local://loopback/5001 add 1 2
 """
+
+logger = logging.getLogger("hvrpc.cli")
 
 WARM_UP: Final = 20
 """Calls before measuring, for each thread: the first ones fill caches on both sides."""
@@ -88,7 +91,7 @@ def command(
         output.print_json(result)
         return
     output.say(_title(result), "bold")
-    output.say("   ".join(f"{name} {value}" for name, value in run.latencies.shown().items()))
+    output.measures(run.latencies)
     output.histogram(run.latencies)
     if picture is not None:
         output.say(f"drawn: {picture}", "dim")
@@ -126,9 +129,10 @@ class Run:
     def go(self, show: Callable[[float, str], object]) -> None:
         """Measure until it is over; raises what a call raised."""
         started = self._started = time.perf_counter()
-        for thread in self._threads:
-            thread.start()
         try:
+            for thread in self._threads:
+                thread.start()
+            logger.info("measuring, after %d calls to warm up", WARM_UP)
             while working := [each for each in self._threads if each.is_alive()]:
                 seconds = time.perf_counter() - started
                 if seconds >= self._duration:
@@ -138,11 +142,13 @@ class Run:
                 show(min(part, 1.0), f"{done / seconds:,.0f}/s")
                 working[0].join(0.1)
         except KeyboardInterrupt:
-            pass  # what was measured so far is told
+            if not sum(self._done):
+                raise  # otherwise what was measured so far is told
         finally:
             self._stop.set()
             for thread in self._threads:
-                thread.join()
+                if thread.ident is not None:
+                    thread.join()
         if self._failure is not None:
             raise self._failure
 

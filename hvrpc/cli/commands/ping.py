@@ -106,6 +106,5 @@ def _tell_all(target: Target, times: list[float], lost: int, as_json: bool) -> N
         return
     output.say()
     output.say(f"{len(times)} of {len(times) + lost} answered", "bold")
-    if times:
-        output.say("   ".join(f"{name} {value}" for name, value in latencies.shown().items()))
+    output.measures(latencies)
     output.histogram(latencies)
