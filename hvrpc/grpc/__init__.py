@@ -19,6 +19,7 @@ import grpc
 
 from ..addresses import Address
 from .channel import Channel
+from .credentials import channel_credentials, server_credentials
 from .outcome import RpcError
 from .server import Server
 
@@ -33,6 +34,20 @@ def insecure_channel(
     Raises :class:`hvrpc.AddressError`.
     """
     return Channel(target, options, compression)
+
+
+def secure_channel(
+    target: Address | str,
+    credentials: grpc.ChannelCredentials,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+) -> Channel:
+    """The same for a server that :func:`channel_credentials` describe. grpcio's own credentials will do
+    as well: local ones, those for TLS, and any of them with call credentials.
+
+    Raises :class:`hvrpc.AddressError` or :class:`hvrpc.CredentialsError`.
+    """
+    return Channel(target, options, compression, credentials)
 
 
 def server(
@@ -63,4 +78,13 @@ def server(
     )
 
 
-__all__ = ["Channel", "RpcError", "Server", "insecure_channel", "server"]
+__all__ = [
+    "Channel",
+    "RpcError",
+    "Server",
+    "channel_credentials",
+    "insecure_channel",
+    "secure_channel",
+    "server",
+    "server_credentials",
+]

@@ -40,7 +40,8 @@ class CallCredentials:
 
     def __init__(self, plugins: Sequence[Plugin] = ()) -> None:
         self._plugins = tuple(plugins)
-        self._quick = all(_answers_at_once(plugin) for plugin in self._plugins)
+        self.answer_at_once = all(_answers_at_once(plugin) for plugin in self._plugins)
+        """Whether all of them are known to do so, and to block nobody."""
 
     @classmethod
     def of(cls, *credentials: Any) -> CallCredentials:
@@ -67,7 +68,7 @@ class CallCredentials:
 
         Raises :class:`StatusError`.
         """
-        if self._quick:
+        if self.answer_at_once:
             return self.begin(service_url, method).fields(None)
         loop = asyncio.get_running_loop()
         found: Fields = ()

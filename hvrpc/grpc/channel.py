@@ -29,8 +29,10 @@ from ..session.threads import Connection, Session
 from ..session.threads.rounds import rounds
 from ..sockets import DEFAULT_TIMEOUT, Stream
 from . import metadata, timeouts
+from .call_credentials import Pending
 from .calling import ClientCall, ClientCore
 from .connectivity import Connectivity, State
+from .credentials import INSECURE, of_channel
 from .messages import CLIENT, ENCODINGS, check_sent, compress, pack
 from .options import ChannelOptions
 from .outcome import (
@@ -63,6 +65,7 @@ class Channel(grpc.Channel):
         target: Address | str,
         options: Sequence[tuple[str, Any]] | None = None,
         compression: grpc.Compression | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         where = Address.parse(target)
         self.address = str(where)
@@ -75,6 +78,11 @@ class Channel(grpc.Channel):
             self.config = ServiceConfig.of(self.options.service_config)
         except StatusError as error:
             self.misconfigured = error
+        self.guard = (
+            INSECURE
+            if credentials is None
+            else of_channel(credentials, where, self.options.target_name)
+        )
         self._connecting: threading.Thread | None = None
         self._authority = self.options.authority or "localhost"
         self._user_agent = " ".join(
@@ -88,6 +96,7 @@ class Channel(grpc.Channel):
             where,
             link.make_core,
             policy=Policy.of(False, link.attempt_failed),
+            security=self.guard.security,
             connect_timeout=self.options.connect_timeout or DEFAULT_TIMEOUT,
             dead_after=(
                 Heartbeat.DEAD_AFTER
@@ -344,6 +353,7 @@ class Method:
         self.most_received = min(channel.options.most_received, self.config.most_received)
         self._fields = channel.fields_of(self.path, channel.compression)
         self._connection = channel.session.connection
+        self._calls = channel.guard.calls or None
         self._is_plain = (
             self.config == MethodConfig()
             and channel.config.throttle is None
@@ -402,6 +412,16 @@ class Method:
             except StatusError as error:
                 raise RpcError((), Ending(error.code, error.details), error) from None
         return extra
+
+    def vouch(self, credentials: grpc.CallCredentials | None) -> Pending | None:
+        """What the channel's call credentials, and the call's own, add to its metadata, or will.
+
+        Raises :class:`StatusError` where others could read it.
+        """
+        if credentials is None and self._calls is None:
+            return None
+        channel = self.channel
+        return channel.guard.ask(credentials, channel._authority, self.path)
 
     def again(self, call: ClientCall, retrying: Retrying, deadline: float | None) -> Again | None:
         """Whether a call that has ended is made again, by the retry policy. Waits before it is."""
@@ -487,10 +507,14 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
             fields, compression = self.fields(compression)
         now = time.monotonic()
         deadline: float | None = None
+        vouched: Fields = ()
         if timeout is not None or given:
             extra = self.extra(timeout, given)
             if timeout is not None:
                 deadline = now + timeout
+        if credentials is not None or self._calls is not None:
+            vouched = self._vouched(credentials, deadline)
+            extra += vouched
         repetition = 0
         while True:
             call = ClientCall(self.most_received)
@@ -521,7 +545,7 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
             if retrying is not None:
                 again = self.again(call, retrying, deadline)
                 if again is not None:
-                    extra = self.extra(again.left, given) + again.fields
+                    extra = self.extra(again.left, given) + vouched + again.fields
                     repetition += 1
                     now = time.monotonic()
                     continue
@@ -534,6 +558,13 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
             ):
                 raise RpcError((), call.ending, lost) from lost
             now = time.monotonic()
+
+    def _vouched(self, credentials: grpc.CallCredentials | None, deadline: float | None) -> Fields:
+        try:
+            pending = self.vouch(credentials)
+            return () if pending is None else pending.fields(deadline)
+        except StatusError as error:
+            raise RpcError((), Ending(error.code, error.details), error) from error
 
     def _response(self, call: ClientCall) -> Any:
         """What a call that has ended has brought. Raises :class:`RpcError`."""
@@ -566,7 +597,7 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
     ) -> UnaryResponse:
         """Call it, and return at once what will have the response."""
         return UnaryResponse(
-            self, self.payload(request), timeout, metadata, wait_for_ready, compression
+            self, self.payload(request), timeout, metadata, credentials, wait_for_ready, compression
         )
 
 
@@ -584,7 +615,7 @@ class UnaryStream(Method, grpc.UnaryStreamMultiCallable):  # type: ignore[type-a
     ) -> StreamResponse:
         """Call it, and iterate over the responses as they come."""
         return StreamResponse(
-            self, self.payload(request), timeout, metadata, wait_for_ready, compression
+            self, self.payload(request), timeout, metadata, credentials, wait_for_ready, compression
         )
 
 
@@ -616,7 +647,14 @@ class StreamUnary(Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-a
     ) -> tuple[Any, grpc.Call]:
         """The same, and also returns how the call went."""
         rpc = UnaryResponse(
-            self, request_iterator, timeout, metadata, wait_for_ready, compression, waits=True
+            self,
+            request_iterator,
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            compression,
+            waits=True,
         )
         try:
             return rpc.result(), rpc
@@ -634,7 +672,9 @@ class StreamUnary(Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-a
         compression: grpc.Compression | None = None,
     ) -> UnaryResponse:
         """Call it, and return at once what will have the response."""
-        return UnaryResponse(self, request_iterator, timeout, metadata, wait_for_ready, compression)
+        return UnaryResponse(
+            self, request_iterator, timeout, metadata, credentials, wait_for_ready, compression
+        )
 
 
 class StreamStream(Method, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
@@ -651,7 +691,7 @@ class StreamStream(Method, grpc.StreamStreamMultiCallable):  # type: ignore[type
     ) -> StreamResponse:
         """Call it, and iterate over the responses as they come."""
         return StreamResponse(
-            self, request_iterator, timeout, metadata, wait_for_ready, compression
+            self, request_iterator, timeout, metadata, credentials, wait_for_ready, compression
         )
 
 

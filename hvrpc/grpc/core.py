@@ -16,6 +16,7 @@ from ..access import Peer
 from ..errors import ProtocolError
 from ..http2 import Connection, Limits, RemoteProtocolError, Role, Settings
 from ..session.core import Call, Core
+from .credentials import Level
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -34,6 +35,8 @@ class GrpcCore(Core):
         self.unsent = self.http.ready
         self.lock = allocate_lock()
         self.peer: Peer | None = None
+        self.level = Level.INSECURE
+        """How far the connection can be trusted."""
         """Who is at the other end."""
 
     # --- Receiving -----------------------------------------------------------------------------

@@ -27,7 +27,8 @@ from ..errors import CredentialsError
 from ..security import PLAIN, Security
 from ..tls import Tls
 from .call_credentials import NONE as NO_CALL_CREDENTIALS
-from .call_credentials import CallCredentials, Unreadable
+from .call_credentials import TOO_INSECURE, CallCredentials, Pending, Unreadable, where_to
+from .status import StatusError
 
 ALPN: Final = "h2"
 """HTTP/2, which gRPC peers of other makes insist on."""
@@ -143,6 +144,24 @@ class ChannelSecurity:
     security: Security = PLAIN
     calls: CallCredentials = NO_CALL_CREDENTIALS
     level: Level = Level.INSECURE
+
+    def ask(self, credentials: grpc.CallCredentials | None, authority: str, path: str) -> Pending:
+        """Ask all plugins, and those of one call, what they add to its metadata."""
+        return self.with_(credentials).begin(*where_to(authority, path))
+
+    def with_(self, credentials: grpc.CallCredentials | None) -> CallCredentials:
+        """The channel's call credentials and those of one call. Raises :class:`StatusError` where others
+        could read what they add, with grpcio's words."""
+        if self.level is Level.INSECURE:
+            raise StatusError(grpc.StatusCode.UNAUTHENTICATED, TOO_INSECURE)
+        if credentials is None:
+            return self.calls
+        try:
+            return self.calls + CallCredentials.of(credentials)
+        except Unreadable as error:
+            raise _unreadable(
+                "call credentials", str(error), "grpc.metadata_call_credentials"
+            ) from error
 
 
 INSECURE: Final = ChannelSecurity()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import grpc
 
 from ..errors import HvrpcError
+from ..http2 import Fields
 from ..session.core import Call
 from ..session.repeating import may_have_run
 from ..session.threads import Connection
@@ -57,6 +58,7 @@ class Rpc(RpcError):
         requests: bytes | Iterable[Any],
         timeout: float | None,
         given: Any,
+        credentials: grpc.CallCredentials | None,
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
         *,
@@ -89,8 +91,16 @@ class Rpc(RpcError):
         self._one_repeats = threading.RLock()
         self._extra = method.extra(timeout, given)
         self._fields, self._compression = method.fields(compression)
+        self._vouched: Fields = ()
         channel = method.channel
-        if waits or channel.is_up:
+        try:
+            self._vouching = method.vouch(credentials)
+        except StatusError as error:
+            self._vouching = None
+            self._refuse(Ending(error.code, error.details), error)
+            return
+        answered = self._vouching is None or self._vouching.ready
+        if waits or (channel.is_up and answered):
             self._begin()
             self._supply(waits)
         else:
@@ -115,6 +125,14 @@ class Rpc(RpcError):
     def _begin(self) -> None:
         """Put it on a connection, and send what there is to send at once."""
         channel = self._method.channel
+        if self._vouching is not None:
+            try:
+                self._vouched = self._vouching.fields(self._deadline)
+            except StatusError as error:
+                self._refuse(Ending(error.code, error.details), error)
+                return
+            self._vouching = None
+            self._extra += self._vouched
         try:
             connection = channel.connection(self._deadline, time.monotonic(), self._wait_for_ready)
         except HvrpcError as failure:
@@ -285,7 +303,7 @@ class Rpc(RpcError):
             again = method.again(call, self._retrying, self._deadline)
             self._asked = again is None
         if again is not None:
-            self._extra = method.extra(again.left, self._given) + again.fields
+            self._extra = method.extra(again.left, self._given) + self._vouched + again.fields
         else:
             failure = call.failure
             if failure is None or call.decided is not None:

@@ -32,6 +32,7 @@ from . import metadata, standard, status
 from .alarms import alarms
 from .calling import CREDIT
 from .context import Context
+from .credentials import Level, of_server
 from .handlers import Handlers, check_interceptors, details_of, intercepted, logger
 from .messages import MOST_JOINED, SERVER, check_sent, compress, pack, pieces
 from .options import ServerOptions
@@ -77,6 +78,8 @@ class Server(grpc.Server):
         self._most_sent = self._options.most_sent
         self._settings = settings_of(self._options)
         self._acceptor: Acceptor[ServerCore] = Acceptor(self._make_core)
+        self._levels: dict[Address, Level] = {}
+        """Of the secure ports."""
         self._cores: set[ServerCore] = set()
         self._reflection = reflection
         self._health = standard.add_health(self) if health else None
@@ -87,6 +90,7 @@ class Server(grpc.Server):
     ) -> ServerCore:
         core = ServerCore(self, self._settings)
         core.peer = stream.peer
+        core.level = self._levels.get(stream.address, Level.INSECURE)
         core.get_connection = connection
         limits = ConnectionLimits(self._options, core)
         limits.begin()
@@ -126,8 +130,14 @@ class Server(grpc.Server):
     def add_secure_port(
         self, address: Address | str, server_credentials: grpc.ServerCredentials
     ) -> int:
-        """Listen on an address for callers that these credentials admit."""
-        raise NotImplementedError
+        """Listen on an address for callers that :func:`hvrpc.grpc.server_credentials` admit.
+
+        Raises :class:`hvrpc.CredentialsError` for those of grpcio, and what `add_insecure_port` raises.
+        """
+        security = of_server(server_credentials)
+        where = self._acceptor.listen(address, security=security)
+        self._levels[where] = Level.of(where, security)
+        return getattr(where, "port", None) or 1
 
     def _listen(self, address: Address | str) -> int:
         where = self._acceptor.listen(address)

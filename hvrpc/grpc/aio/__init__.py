@@ -62,6 +62,20 @@ def insecure_channel(
     return Channel(target, options, compression, interceptors)
 
 
+def secure_channel(
+    target: Address | str,
+    credentials: grpc.ChannelCredentials,
+    options: Sequence[tuple[str, Any]] | None = None,
+    compression: grpc.Compression | None = None,
+    interceptors: Sequence[ClientInterceptor] | None = None,
+) -> Channel:
+    """The same for a server that :func:`hvrpc.grpc.channel_credentials` describe, or grpcio's own.
+
+    Raises :class:`hvrpc.AddressError` or :class:`hvrpc.CredentialsError`.
+    """
+    return Channel(target, options, compression, interceptors, credentials)
+
+
 def server(
     migration_thread_pool: futures.Executor | None = None,
     handlers: Sequence[grpc.GenericRpcHandler] | None = None,
@@ -120,5 +134,6 @@ __all__ = [
     "UnaryUnaryMultiCallable",
     "UsageError",
     "insecure_channel",
+    "secure_channel",
     "server",
 ]

@@ -13,6 +13,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -28,7 +29,9 @@ from ...session.opening import FIRST_WAIT, LONGEST_WAIT, Policy
 from ...session.state import Heartbeat
 from ...sockets import DEFAULT_TIMEOUT, Stream
 from .. import metadata, timeouts
+from ..call_credentials import CallCredentials, where_to
 from ..calling import ClientCore
+from ..credentials import INSECURE, of_channel
 from ..messages import CLIENT, ENCODINGS, check_sent
 from ..options import ChannelOptions
 from ..outcome import CANCELLED
@@ -65,6 +68,7 @@ class Channel(aio.Channel):
         options: Sequence[tuple[str, Any]] | None = None,
         compression: grpc.Compression | None = None,
         interceptors: Sequence[aio.ClientInterceptor] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         where = Address.parse(target)
         self.address = str(where)
@@ -72,6 +76,11 @@ class Channel(aio.Channel):
         self.compression = self.options.compression if compression is None else compression
         self.config, self._wrong_config = _read_config(self.options, self.address)
         self.throttle = self.config.throttle
+        self.guard = (
+            INSECURE
+            if credentials is None
+            else of_channel(credentials, where, self.options.target_name)
+        )
         self.deadlines = Deadlines()
         self.waiting: set[Rpc] = set()
         """Calls that are on no connection yet."""
@@ -93,6 +102,7 @@ class Channel(aio.Channel):
             where,
             self._make_core,
             policy=Policy.of(False, lambda _: self._changed(State.TRANSIENT_FAILURE)),
+            security=self.guard.security,
             connect_timeout=self.options.connect_timeout or DEFAULT_TIMEOUT,
             dead_after=(
                 Heartbeat.DEAD_AFTER
@@ -394,6 +404,7 @@ class Method:
         self._timeout = config.timeout
         self.retry = config.retry if channel.options.retries else None
         self._interceptors = channel._interceptors[self.kind]
+        self._calls = channel.guard.calls or None
 
     def payload(self, request: Any) -> bytes:
         """A request as bytes. Raises :class:`StatusError` if it cannot be sent."""
@@ -415,6 +426,7 @@ class Method:
         rpc: Rpc,
         timeout: float | None,
         given: Any,
+        credentials: grpc.CallCredentials | None,
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> Ending | None:
@@ -436,7 +448,20 @@ class Method:
                 rpc.extra += metadata.to_fields(given)
             except StatusError as error:
                 return Ending(error.code, error.details)
+        if credentials is not None or self._calls is not None:
+            try:
+                self._vouch(rpc, channel.guard.with_(credentials))
+            except StatusError as error:
+                return Ending(error.code, error.details)
         return channel._wrong_config
+
+    def _vouch(self, rpc: Rpc, calls: CallCredentials) -> None:
+        """Add what call credentials have to add; what takes a while is left to the call."""
+        where = where_to(self.channel._authority, self.path)
+        if calls.answer_at_once:
+            rpc.extra += calls.begin(*where).fields(None)
+        else:
+            rpc.vouching = partial(calls.fields_async, *where)
 
     def start(self, call: Call, rpc: Rpc, request: Any, problem: Ending | None) -> None:
         """Begin a call with one request."""
@@ -494,7 +519,7 @@ class UnaryUnary(Method, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
         self.channel.check_usable()
         rpc = UnaryRpc(self, asyncio.get_running_loop())
         call = UnaryUnaryCall(self, rpc)
-        problem = self.settle(rpc, timeout, metadata, wait_for_ready, compression)
+        problem = self.settle(rpc, timeout, metadata, credentials, wait_for_ready, compression)
         self.start(call, rpc, request, problem)
         return call
 
@@ -534,7 +559,7 @@ class UnaryStream(Method, aio.UnaryStreamMultiCallable):  # type: ignore[type-ar
         self.channel.check_usable()
         rpc = StreamRpc(self, asyncio.get_running_loop())
         call = UnaryStreamCall(self, rpc)
-        problem = self.settle(rpc, timeout, metadata, wait_for_ready, compression)
+        problem = self.settle(rpc, timeout, metadata, credentials, wait_for_ready, compression)
         self.start(call, rpc, request, problem)
         return call
 
@@ -575,7 +600,7 @@ class StreamUnary(Method, aio.StreamUnaryMultiCallable):  # type: ignore[type-ar
         self.channel.check_usable()
         rpc = UnaryRpc(self, asyncio.get_running_loop())
         call = StreamUnaryCall(self, rpc)
-        problem = self.settle(rpc, timeout, metadata, wait_for_ready, compression)
+        problem = self.settle(rpc, timeout, metadata, credentials, wait_for_ready, compression)
         call._begin(requests, problem)
         return call
 
@@ -616,6 +641,6 @@ class StreamStream(Method, aio.StreamStreamMultiCallable):  # type: ignore[type-
         self.channel.check_usable()
         rpc = StreamRpc(self, asyncio.get_running_loop())
         call = StreamStreamCall(self, rpc)
-        problem = self.settle(rpc, timeout, metadata, wait_for_ready, compression)
+        problem = self.settle(rpc, timeout, metadata, credentials, wait_for_ready, compression)
         call._begin(requests, problem)
         return call

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -78,6 +78,8 @@ class Rpc(ClientCall):
     keeps: list[bytes] | None = None
     """Streamed requests that could be sent again."""
     half_closed = False
+    vouching: Callable[[], Awaitable[Fields]] | None = None
+    """Gives what call credentials add to the metadata, when that takes a while."""
 
     _kept = 0
     task: asyncio.Task[None] | None = None
@@ -102,7 +104,7 @@ class Rpc(ClientCall):
         channel = self.method.channel
         channel.used = True
         connection = channel.session.ready()
-        if connection is not None and not connection.crowded:
+        if connection is not None and not connection.crowded and self.vouching is None:
             self._put_on(connection, self.extra)
         else:
             self._spawn(self._begin_later(0.0))
@@ -125,6 +127,13 @@ class Rpc(ClientCall):
         if wait:
             await asyncio.sleep(wait)
         channel = self.method.channel
+        if (vouching := self.vouching) is not None:
+            self.vouching = None
+            try:
+                self.extra += await vouching()
+            except StatusError as error:
+                self._end(Ending(error.code, error.details))
+                return
         try:
             connection = await channel.connected(wait_for_ready=self.wait_for_ready)
             if connection.crowded:

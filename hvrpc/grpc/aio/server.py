@@ -22,6 +22,7 @@ from ...session.aio import Connection
 from ...session.aio import Server as Acceptor
 from ...sockets import Stream
 from .. import standard
+from ..credentials import Level, of_server
 from ..handlers import Handlers, details_of, logger
 from ..messages import MOST_JOINED, pack
 from ..options import ServerOptions
@@ -81,6 +82,8 @@ class Server(aio.Server):
         self._stopped = asyncio.Event()
         self._settings = settings_of(chosen)
         self._acceptor: Acceptor[ServerCore] = Acceptor(self._make_core)
+        self._levels: dict[Address, Level] = {}
+        """Of the secure ports."""
         self._reflection = reflection
         self._health = standard.add_async_health(self) if health else None
         """What tells how this server is, if it shall."""
@@ -90,6 +93,7 @@ class Server(aio.Server):
     ) -> ServerCore:
         core = ServerCore(self, self._settings)
         core.peer = stream.peer
+        core.level = self._levels.get(stream.address, Level.INSECURE)
         core.get_connection = connection
         ConnectionLimits.watch(self._options, core)
         return core
@@ -123,8 +127,14 @@ class Server(aio.Server):
     def add_secure_port(
         self, address: Address | str, server_credentials: grpc.ServerCredentials
     ) -> int:
-        """Listen on an address for callers that these credentials admit."""
-        raise NotImplementedError
+        """Listen on an address for callers that :func:`hvrpc.grpc.server_credentials` admit.
+
+        Raises :class:`hvrpc.CredentialsError` for those of grpcio, and what `add_insecure_port` raises.
+        """
+        security = of_server(server_credentials)
+        where = self._acceptor.listen(address, security=security)
+        self._levels[where] = Level.of(where, security)
+        return getattr(where, "port", None) or 1
 
     @property
     def addresses(self) -> list[Address]:
