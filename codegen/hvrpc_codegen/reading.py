@@ -168,15 +168,14 @@ class _Reader:
         assert message is not None
         fields = [field for each in message.field if (field := self._field(each)) is not None]
         verbatim = {field.name for field in fields}
-        return Request(
-            type_,
-            tuple(
-                field
-                for field in fields
-                # `from` and `from_` in one message: the keyword is that of the latter.
-                if field.keyword == field.name or field.keyword not in verbatim
-            ),
+        # `from` and `from_` in one message: the keyword is that of the latter.
+        given = tuple(
+            field
+            for field in fields
+            if field.keyword == field.name or field.keyword not in verbatim
         )
+        hidden = tuple(each.name for each in message.field if each.name in names.OPTIONS)
+        return Request(type_, given, hidden)
 
     def _field(self, field: FieldDescriptorProto) -> Field | None:
         name = field.name

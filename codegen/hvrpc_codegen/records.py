@@ -37,6 +37,8 @@ class Request:
 
     type: Type
     fields: tuple[Field, ...]
+    hidden: tuple[str, ...] = ()
+    """Fields that cannot be keywords."""
 
 
 @dataclass(frozen=True)

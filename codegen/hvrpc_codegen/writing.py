@@ -133,6 +133,8 @@ class _Writer:
             given = [
                 f"{field.name}={field.name}" for field in request.fields if field not in renamed
             ]
+            # All others are given, or type checkers would think that these might be meant.
+            given += [f"{name}=None" for name in request.hidden]
             pairs = ", ".join(f'"{field.name}": {field.keyword}' for field in renamed)
             given.append(f"**{{{pairs}}}")
         signature = "".join(f"    {parameter},\n" for parameter in ("*", *parameters))

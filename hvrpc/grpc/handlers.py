@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import grpc
 
@@ -18,6 +18,16 @@ class HandlerCallDetails(NamedTuple):
 
     method: str
     invocation_metadata: tuple[Any, ...]
+
+
+S_contra = TypeVar("S_contra", contravariant=True)
+
+
+class SupportsAddTo(Protocol[S_contra]):
+    """A servicer that `hvrpc codegen` has made the base of: what a server's `add` takes."""
+
+    def add_to(self, server: S_contra, /) -> None:
+        """Offer the servicer on a server."""
 
 
 Find = Callable[[Any], Any]

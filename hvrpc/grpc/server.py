@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 
@@ -33,7 +33,14 @@ from .alarms import alarms
 from .calling import CREDIT
 from .context import Context
 from .credentials import Level, of_server
-from .handlers import Handlers, check_interceptors, details_of, intercepted, logger
+from .handlers import (
+    Handlers,
+    SupportsAddTo,
+    check_interceptors,
+    details_of,
+    intercepted,
+    logger,
+)
 from .messages import MOST_JOINED, SERVER, check_sent, compress, pack, pieces
 from .options import ServerOptions
 from .serving import ServerCall, ServerCore
@@ -115,7 +122,7 @@ class Server(grpc.Server):
         """Add the methods of a service."""
         self._handlers.add_registered(service_name, method_handlers)
 
-    def add(self, servicer: Any) -> None:
+    def add(self, servicer: SupportsAddTo[Self]) -> None:
         """Add a servicer that `hvrpc codegen` has made the base of."""
         servicer.add_to(self)
 

@@ -33,8 +33,6 @@ P = ParamSpec("P")
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
-_DEPRECATED = "the method is deprecated in its .proto"
-
 # A call's own options have names that no keyword of P can have, and P has nothing but keywords; the
 # type checkers cannot know that, hence `type: ignore[misc]` at the implementations below.
 
@@ -445,7 +443,7 @@ class _warned:  # noqa: N801 (a function, but one with attributes)
 
 
 class DeprecatedUnaryUnary(_Warning, UnaryUnary[P, RequestT, ResponseT]):
-    @deprecated(_DEPRECATED)
+    @deprecated("deprecated in its .proto")
     def __get__(
         self, client: object, owner: type[object] | None = None
     ) -> UnaryUnary[P, RequestT, ResponseT]:
@@ -453,7 +451,7 @@ class DeprecatedUnaryUnary(_Warning, UnaryUnary[P, RequestT, ResponseT]):
 
 
 class DeprecatedAsyncUnaryUnary(_Warning, AsyncUnaryUnary[P, RequestT, ResponseT]):
-    @deprecated(_DEPRECATED)
+    @deprecated("deprecated in its .proto")
     def __get__(
         self, client: object, owner: type[object] | None = None
     ) -> AsyncUnaryUnary[P, RequestT, ResponseT]:
@@ -461,7 +459,7 @@ class DeprecatedAsyncUnaryUnary(_Warning, AsyncUnaryUnary[P, RequestT, ResponseT
 
 
 class DeprecatedUnaryStream(_Warning, UnaryStream[P, RequestT, ResponseT]):
-    @deprecated(_DEPRECATED)
+    @deprecated("deprecated in its .proto")
     def __get__(
         self, client: object, owner: type[object] | None = None
     ) -> UnaryStream[P, RequestT, ResponseT]:
@@ -469,7 +467,7 @@ class DeprecatedUnaryStream(_Warning, UnaryStream[P, RequestT, ResponseT]):
 
 
 class DeprecatedAsyncUnaryStream(_Warning, AsyncUnaryStream[P, RequestT, ResponseT]):
-    @deprecated(_DEPRECATED)
+    @deprecated("deprecated in its .proto")
     def __get__(
         self, client: object, owner: type[object] | None = None
     ) -> AsyncUnaryStream[P, RequestT, ResponseT]:
@@ -477,7 +475,7 @@ class DeprecatedAsyncUnaryStream(_Warning, AsyncUnaryStream[P, RequestT, Respons
 
 
 class DeprecatedStreamUnary(_Warning, StreamUnary[RequestT, ResponseT]):
-    @deprecated(_DEPRECATED)
+    @deprecated("deprecated in its .proto")
     def __get__(
         self, client: object, owner: type[object] | None = None
     ) -> StreamUnary[RequestT, ResponseT]:
@@ -485,7 +483,7 @@ class DeprecatedStreamUnary(_Warning, StreamUnary[RequestT, ResponseT]):
 
 
 class DeprecatedAsyncStreamUnary(_Warning, AsyncStreamUnary[RequestT, ResponseT]):
-    @deprecated(_DEPRECATED)
+    @deprecated("deprecated in its .proto")
     def __get__(
         self, client: object, owner: type[object] | None = None
     ) -> AsyncStreamUnary[RequestT, ResponseT]:
@@ -493,7 +491,7 @@ class DeprecatedAsyncStreamUnary(_Warning, AsyncStreamUnary[RequestT, ResponseT]
 
 
 class DeprecatedStreamStream(_Warning, StreamStream[RequestT, ResponseT]):
-    @deprecated(_DEPRECATED)
+    @deprecated("deprecated in its .proto")
     def __get__(
         self, client: object, owner: type[object] | None = None
     ) -> StreamStream[RequestT, ResponseT]:
@@ -501,7 +499,7 @@ class DeprecatedStreamStream(_Warning, StreamStream[RequestT, ResponseT]):
 
 
 class DeprecatedAsyncStreamStream(_Warning, AsyncStreamStream[RequestT, ResponseT]):
-    @deprecated(_DEPRECATED)
+    @deprecated("deprecated in its .proto")
     def __get__(
         self, client: object, owner: type[object] | None = None
     ) -> AsyncStreamStream[RequestT, ResponseT]:

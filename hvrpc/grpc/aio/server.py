@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from grpc import aio
@@ -23,7 +23,7 @@ from ...session.aio import Server as Acceptor
 from ...sockets import Stream
 from .. import standard
 from ..credentials import Level, of_server
-from ..handlers import Handlers, details_of, logger
+from ..handlers import Handlers, SupportsAddTo, details_of, logger
 from ..messages import MOST_JOINED, pack
 from ..options import ServerOptions
 from ..server import settings_of
@@ -112,7 +112,7 @@ class Server(aio.Server):
         self._handlers.add_registered(service_name, method_handlers)
         self._behaviours.clear()
 
-    def add(self, servicer: Any) -> None:
+    def add(self, servicer: SupportsAddTo[Self]) -> None:
         """Add a servicer that `hvrpc codegen` has made the base of."""
         servicer.add_to(self)
 

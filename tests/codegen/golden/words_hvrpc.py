@@ -37,6 +37,9 @@ def _request(
         services=services,
         inner=inner,
         Mapping=Mapping,
+        timeout=None,
+        metadata=None,
+        wait_for_ready=None,
         **{"from": from_, "class": class_},
     )
 
