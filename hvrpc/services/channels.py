@@ -227,13 +227,13 @@ class MsgpackChannel(grpc.Channel):
         """There is nothing to end."""
 
     def close(self) -> None:
-        """Wait a moment for calls under way, and close. May be called twice."""
+        """End calls under way, and close. May be called twice."""
         with self._lock:
             self._closed = True
             sending, pool = self._sending, self._pool
         for client in (self.client, sending):
             if client is not None:
-                client.close()
+                client.close(0)
         if pool is not None:
             pool.shutdown()
 
