@@ -429,6 +429,8 @@ def interop_peers(given: Call) -> int:
         say("there are no foreign peers in this checkout (tests/interop/install.py)")
         return 0
     code = call([given.base, "-m", "tests.interop.install", *given.arguments])
+    if not given.arguments:
+        code = call([given.base, "-m", "tests.interop.nginx"]) or code
     if code:
         say(
             "not all peers COULD BE INSTALLED (see above); tests with those that are not are skipped"
