@@ -6,10 +6,14 @@ a shadow that Hyper-V never looks at.
 
 from __future__ import annotations
 
+import itertools
 import sys
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
 
 from ..errors import UnsupportedError
+
+T = TypeVar("T")
 
 
 class Store(Protocol):
@@ -39,6 +43,14 @@ class Store(Protocol):
 if sys.platform == "win32":
     import winreg
 
+    def _all(one_of: Callable[[winreg.HKEYType, int], T], key: winreg.HKEYType) -> Iterator[T]:
+        """Everything in a key, until there is no more: others may change it meanwhile."""
+        for at in itertools.count():
+            try:
+                yield one_of(key, at)
+            except OSError:
+                return
+
     class WindowsRegistry:
         """The machine's own."""
 
@@ -52,7 +64,7 @@ if sys.platform == "win32":
             except FileNotFoundError:
                 return []
             with key:
-                return [winreg.EnumKey(key, at) for at in range(winreg.QueryInfoKey(key)[0])]
+                return list(_all(winreg.EnumKey, key))
 
         def values(self, path: str) -> dict[str, object] | None:
             try:
@@ -60,8 +72,7 @@ if sys.platform == "win32":
             except FileNotFoundError:
                 return None
             with key:
-                found = (winreg.EnumValue(key, at) for at in range(winreg.QueryInfoKey(key)[1]))
-                return {name: value for name, value, _kind in found}
+                return {name: value for name, value, _kind in _all(winreg.EnumValue, key)}
 
         def create(self, path: str) -> bool:
             is_new = self.values(path) is None

@@ -12,6 +12,7 @@ container one for each start, so an answer is kept for a few seconds only.
 from __future__ import annotations
 
 import enum
+import hashlib
 import subprocess
 import sys
 import threading
@@ -264,40 +265,59 @@ def _name_of(title: str, vm: UUID, owner: str) -> str | None:
     return owner or None if _guid(title) == vm else title
 
 
-def running_ids(store: Store | None = None) -> list[UUID]:
-    """Ids of the running systems, which need no privileges to be seen."""
+_CONTAINERS: Final = UUID("cab70344-facb-41e4-b5e5-ab6592283e6e")
+"""What ids of containers are hashed with, to become ids of Hyper-V sockets."""
+
+
+def id_of_container(name: str) -> UUID:
+    """The id for Hyper-V sockets of a container that the Host Compute Service knows by this name."""
+    digest = hashlib.sha1(_CONTAINERS.bytes + name.upper().encode("utf-16-le"))
+    return UUID(bytes=digest.digest()[:16], version=5)
+
+
+def running(store: Store | None = None) -> list[VirtualMachine]:
+    """What runs, as everybody may see it: by id, and containers by name."""
     store = store or open_registry("list VMs")
     try:
         keys = store.subkeys(COMPUTE_SYSTEMS)
     except OSError:
         return []
-    return [vm for vm in map(_guid, keys) if vm is not None]
+    return [_running(key) for key in keys]
+
+
+def _running(key: str) -> VirtualMachine:
+    vm = _guid(key)
+    if vm is not None:
+        return VirtualMachine(vm, None, "Running", Kind.OTHER, "registry")
+    return VirtualMachine(id_of_container(key), key, "Running", Kind.CONTAINER, "registry")
 
 
 def list_all(timeout: float = powershell.LONGEST) -> Listing:
     """Every VM that can be seen from here, and what could not be asked."""
     if sys.platform != "win32":
         raise _only_on_a_host("")
-    sources: tuple[Callable[[], list[VirtualMachine]], ...] = (
-        lambda: classic(timeout),
-        lambda: compute_systems(timeout),
-        lambda: [
-            VirtualMachine(vm, None, "Running", Kind.OTHER, "registry") for vm in running_ids()
-        ],
-    )
-    return merged(sources)
+    return merged([lambda: classic(timeout), lambda: compute_systems(timeout)], instead=running)
 
 
-def merged(sources: Iterable[Callable[[], list[VirtualMachine]]]) -> Listing:
-    """What several sources say. The first that knows a VM has the word about it."""
+def merged(
+    sources: Iterable[Callable[[], list[VirtualMachine]]],
+    instead: Callable[[], list[VirtualMachine]] = list,
+) -> Listing:
+    """What several sources say; the first that knows a VM has the word about it.
+
+    `instead` knows less, and is asked when one of the others could not tell.
+    """
     machines: dict[UUID, VirtualMachine] = {}
     problems: list[HvrpcError] = []
     for source in sources:
         try:
-            for machine in source():
-                machines.setdefault(machine.id, machine)
+            found = source()
         except HvrpcError as error:
             problems.append(error)
+        else:
+            machines = {vm.id: vm for vm in found} | machines
+    if problems:
+        machines = {vm.id: vm for vm in instead()} | machines
     ordered = sorted(machines.values(), key=lambda vm: (vm.name is None, vm.name or "", vm.id.int))
     return Listing(tuple(ordered), tuple(problems))
 

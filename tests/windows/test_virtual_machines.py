@@ -21,10 +21,11 @@ from hvrpc.windows.virtual_machines import (
     Listing,
     VirtualMachine,
     choose,
+    id_of_container,
     merged,
     read_classic,
     read_compute_systems,
-    running_ids,
+    running,
 )
 
 from .fake_registry import FakeRegistry
@@ -192,9 +193,14 @@ def test_hcsdiag_with_nothing_to_tell(output: str) -> None:
 
 
 def test_running_systems_in_the_registry() -> None:
-    registry = FakeRegistry({rf"{COMPUTE_SYSTEMS}\{WSL}": {}, rf"{COMPUTE_SYSTEMS}\x": {}})
-    assert running_ids(registry) == [WSL]
-    assert running_ids(FakeRegistry()) == []
+    registry = FakeRegistry({rf"{COMPUTE_SYSTEMS}\{WSL}": {}, rf"{COMPUTE_SYSTEMS}\cb8a3f": {}})
+    container = UUID("6022ce44-f28b-5c97-b32d-ae3ba7e98bb8")
+    assert running(registry) == [
+        VirtualMachine(WSL, None, "Running", Kind.OTHER, "registry"),
+        VirtualMachine(container, "cb8a3f", "Running", Kind.CONTAINER, "registry"),
+    ]
+    assert running(FakeRegistry()) == []
+    assert id_of_container("CB8A3F") == container
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows may have it")
@@ -216,11 +222,12 @@ def refusing() -> list[VirtualMachine]:
 def test_the_first_source_has_the_word_and_a_refusal_is_kept() -> None:
     sources: list[Callable[[], list[VirtualMachine]]] = [
         lambda: [vm("web")],
-        refusing,
-        lambda: [vm(None, WSL, Kind.OTHER), vm(None, WEB, Kind.OTHER)],
+        lambda: [vm(None), vm("db", DB)],
     ]
-    listing = merged(sources)
-    assert listing.machines == (vm("web"), vm(None, WSL, Kind.OTHER))
+    all_that_runs = [vm(None, WSL, Kind.OTHER), vm(None, WEB, Kind.OTHER)]
+    assert merged(sources, lambda: all_that_runs) == Listing((vm("db", DB), vm("web")))
+    listing = merged([*sources, refusing], lambda: all_that_runs)
+    assert listing.machines == (vm("db", DB), vm("web"), vm(None, WSL, Kind.OTHER))
     assert [type(problem) for problem in listing.problems] == [PrivilegeError]
 
 
