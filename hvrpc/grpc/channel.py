@@ -88,7 +88,6 @@ class Channel(grpc.Channel):
         self._user_agent = " ".join(
             filter(None, (self.options.user_agent, USER_AGENT, self.options.user_agent_after))
         )
-        keepalive = self.options.keepalive_time
         self._link = link = Link(self)
         self.connectivity = link.connectivity
         self.closing = link.closing
@@ -98,11 +97,7 @@ class Channel(grpc.Channel):
             policy=Policy.of(False, link.attempt_failed),
             security=self.guard.security,
             connect_timeout=self.options.connect_timeout or DEFAULT_TIMEOUT,
-            dead_after=(
-                Heartbeat.DEAD_AFTER
-                if keepalive is None
-                else keepalive + (self.options.keepalive_timeout or Heartbeat.DEAD_AFTER)
-            ),
+            dead_after=self.options.dead_after or Heartbeat.DEAD_AFTER,
             watch_idle=self.options.keepalive_when_idle,
         )
         # A stub keeps its channel; when nobody keeps either, the connection is closed.

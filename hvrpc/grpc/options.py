@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import grpc
 
@@ -17,6 +17,8 @@ from .messages import MOST_RECEIVED, UNLIMITED
 
 logger = logging.getLogger("hvrpc.grpc")
 
+KEEPALIVE_TIMEOUT: Final = 20.0
+"""Seconds that a sign of life may take, when only the time before it is asked for was said."""
 _MOST_INT: Final = 2**31 - 1
 """C's largest int: "never" among times, "no limit" among numbers."""
 
@@ -92,6 +94,14 @@ class Options:
     keepalive_when_idle: bool = False
     """Whether it is asked while no calls are under way, too."""
 
+    @property
+    def dead_after(self) -> float | None:
+        """Seconds of silence after which the other side is given up; None: not said."""
+        if self.keepalive_time is None:
+            return None
+        timeout = self.keepalive_timeout
+        return self.keepalive_time + (KEEPALIVE_TIMEOUT if timeout is None else timeout)
+
     @classmethod
     def of(cls, options: Iterable[Any] | None) -> Self:
         """Read grpcio's pairs.
@@ -101,12 +111,12 @@ class Options:
         """
         found: dict[str, Any] = {}
         for name, value in _pairs(options):
-            field = _FIELDS[cls].get(name)
-            if field is None:
+            row = _FIELDS[cls].get(name)
+            if row is None:
                 _tell_ignored(name, value)
-            elif field[0] not in found:
+            elif row.field not in found:
                 try:
-                    found[field[0]] = field[1](value)
+                    found[row.field] = row.read(value)
                 except ValueError as error:
                     _tell(name, f"the option {name!r} is ignored: it is {error}, not {value!r}")
         return cls(**found)
@@ -143,61 +153,119 @@ class ServerOptions(Options):
     connection_idle: float | None = None
     connection_age: float | None = None
     connection_age_grace: float | None = None
-    least_ping_interval: float | None = None
-    """Seconds between pings of a client that carries nothing else; None: as often as it likes."""
-    ping_strikes: int | None = None
-    """Pings that come too soon before the connection is ended; 0: as many as it likes."""
 
 
-_COMMON: Final[Mapping[str, tuple[str, _Reader]]] = {
-    "grpc.max_receive_message_length": ("most_received", _limit),
-    "grpc.max_send_message_length": ("most_sent", _limit),
-    "grpc.max_metadata_size": ("most_metadata", _count),
-    "grpc.absolute_max_metadata_size": ("most_metadata", _count),
-    "grpc.default_compression_algorithm": ("compression", _compression),
-    "grpc.keepalive_time_ms": ("keepalive_time", _time),
-    "grpc.keepalive_timeout_ms": ("keepalive_timeout", _time),
-    "grpc.http2.ping_timeout_ms": ("keepalive_timeout", _time),
-    "grpc.keepalive_permit_without_calls": ("keepalive_when_idle", _flag),
+class Row(NamedTuple):
+    """An option of grpcio's that we have, too."""
+
+    field: str
+    read: _Reader
+    meaning: str
+    """For the documentation."""
+
+
+COMMON: Final[Mapping[str, Row]] = {
+    "grpc.max_receive_message_length": Row(
+        "most_received", _limit, "bytes of a message that is received, 4 MiB if not said; -1: any"
+    ),
+    "grpc.max_send_message_length": Row(
+        "most_sent", _limit, "bytes of a message that is sent; any if not said"
+    ),
+    "grpc.max_metadata_size": Row("most_metadata", _count, "bytes of metadata that are received"),
+    "grpc.absolute_max_metadata_size": Row("most_metadata", _count, "the same"),
+    "grpc.default_compression_algorithm": Row(
+        "compression",
+        _compression,
+        "a number of `grpc.Compression`; the argument is easier to read",
+    ),
+    "grpc.keepalive_time_ms": Row(
+        "keepalive_time",
+        _time,
+        "after this much silence the other side is asked for a sign of life. Channels do that anyway "
+        "while calls wait for answers; servers do it only if this is said",
+    ),
+    "grpc.keepalive_timeout_ms": Row(
+        "keepalive_timeout", _time, "how long the sign of life may take, 20 s if not said"
+    ),
+    "grpc.http2.ping_timeout_ms": Row("keepalive_timeout", _time, "the same"),
+    "grpc.keepalive_permit_without_calls": Row(
+        "keepalive_when_idle", _flag, "whether a channel asks while it has no calls, too"
+    ),
 }
 
-_FIELDS: Final[Mapping[type[Options], Mapping[str, tuple[str, _Reader]]]] = {
-    ChannelOptions: {
-        **_COMMON,
-        "grpc.default_authority": ("authority", _text),
-        "grpc.primary_user_agent": ("user_agent", _text),
-        "grpc.secondary_user_agent": ("user_agent_after", _text),
-        "grpc.service_config": ("service_config", _text),
-        "grpc.enable_retries": ("retries", _flag),
-        "grpc.client_idle_timeout_ms": ("idle_timeout", _time),
-        "grpc.initial_reconnect_backoff_ms": ("first_backoff", _time),
-        "grpc.max_reconnect_backoff_ms": ("most_backoff", _time),
-        "grpc.min_reconnect_backoff_ms": ("connect_timeout", _time),
-        "grpc.ssl_target_name_override": ("target_name", _text),
-    },
-    ServerOptions: {
-        **_COMMON,
-        "grpc.max_concurrent_streams": ("most_streams", _count),
-        "grpc.max_connection_idle_ms": ("connection_idle", _time),
-        "grpc.max_connection_age_ms": ("connection_age", _time),
-        "grpc.max_connection_age_grace_ms": ("connection_age_grace", _time),
-        "grpc.http2.min_ping_interval_without_data_ms": ("least_ping_interval", _time),
-        "grpc.http2.min_recv_ping_interval_without_data_ms": ("least_ping_interval", _time),
-        "grpc.http2.max_ping_strikes": ("ping_strikes", _count),
-    },
+CHANNEL: Final[Mapping[str, Row]] = {
+    "grpc.default_authority": Row(
+        "authority", _text, "what stands in `:authority`; `localhost` if not said"
+    ),
+    "grpc.primary_user_agent": Row("user_agent", _text, "what stands before our `user-agent`"),
+    "grpc.secondary_user_agent": Row("user_agent_after", _text, "what stands after it"),
+    "grpc.service_config": Row(
+        "service_config",
+        _text,
+        "JSON: timeouts, limits, `waitForReady` and retries of methods, and throttling of retries",
+    ),
+    "grpc.enable_retries": Row("retries", _flag, "0: no retries, whatever the config says"),
+    "grpc.client_idle_timeout_ms": Row(
+        "idle_timeout", _time, "a connection without calls is closed after it, 30 min if not said"
+    ),
+    "grpc.initial_reconnect_backoff_ms": Row(
+        "first_backoff", _time, "the first wait between attempts to connect"
+    ),
+    "grpc.max_reconnect_backoff_ms": Row("most_backoff", _time, "the longest one"),
+    "grpc.min_reconnect_backoff_ms": Row(
+        "connect_timeout", _time, "how long one attempt may take, as in grpcio despite its name"
+    ),
+    "grpc.ssl_target_name_override": Row(
+        "target_name", _text, "the name that the server's certificate has to have"
+    ),
 }
 
-_FULFILLED: Final[Mapping[str, tuple[Any, ...]]] = {
+SERVER: Final[Mapping[str, Row]] = {
+    "grpc.max_concurrent_streams": Row(
+        "most_streams", _count, "calls at a time on one connection; others wait at their caller"
+    ),
+    "grpc.max_connection_idle_ms": Row(
+        "connection_idle", _time, "a connection without calls is ended after it"
+    ),
+    "grpc.max_connection_age_ms": Row(
+        "connection_age", _time, "every connection is ended after it, more or less"
+    ),
+    "grpc.max_connection_age_grace_ms": Row(
+        "connection_age_grace", _time, "how long its calls may still take then"
+    ),
+}
+
+_FIELDS: Final[Mapping[type[Options], Mapping[str, Row]]] = {
+    ChannelOptions: {**COMMON, **CHANNEL},
+    ServerOptions: {**COMMON, **SERVER},
+}
+
+
+def _one_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+def _at_most(most: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and value <= most
+
+
+_USUAL_PING_INTERVAL: Final = 300_000
+"""grpcio's. Who asks for less wants servers to be patient, and ours are."""
+
+FULFILLED: Final[Mapping[str, Callable[[Any], bool]]] = {
     # There is no network between us, and no resolver or proxy on the way.
-    "grpc.enable_http_proxy": (0, False),
-    "grpc.so_reuseport": (0, False),
-    "grpc.use_local_subchannel_pool": (1, True),
-    "grpc.lb_policy_name": ("pick_first",),
+    "grpc.enable_http_proxy": _one_of(0),
+    "grpc.so_reuseport": _one_of(0),
+    "grpc.use_local_subchannel_pool": _one_of(1),
+    "grpc.lb_policy_name": _one_of("pick_first"),
     # Pings of ours are not counted: our windows grow without them, our servers take any number.
-    "grpc.http2.max_pings_without_data": (0,),
-    "grpc.http2.bdp_probe": (0, 1, False, True),
+    "grpc.http2.max_pings_without_data": _one_of(0),
+    "grpc.http2.bdp_probe": _one_of(0, 1),
+    "grpc.http2.max_ping_strikes": _one_of(0),
+    "grpc.http2.min_ping_interval_without_data_ms": _at_most(_USUAL_PING_INTERVAL),
+    "grpc.http2.min_recv_ping_interval_without_data_ms": _at_most(_USUAL_PING_INTERVAL),
     # No call has a thread of its own.
-    "SingleThreadedUnaryStream": (0, 1, False, True),
+    "SingleThreadedUnaryStream": _one_of(0, 1),
 }
 """What need not be done, because it is so anyway."""
 
@@ -205,7 +273,8 @@ _told: set[str] = set()
 
 
 def _tell_ignored(name: str, value: Any) -> None:
-    if value not in _FULFILLED.get(name, ()):
+    is_so = FULFILLED.get(name)
+    if is_so is None or not is_so(value):
         _tell(name, f"the option {name!r} is not implemented, and ignored")
 
 

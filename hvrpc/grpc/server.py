@@ -25,6 +25,7 @@ import grpc
 from ..addresses import Address
 from ..http2 import Fields, Settings
 from ..session.core import Call
+from ..session.state import Heartbeat
 from ..session.threads import Connection
 from ..session.threads import Server as Acceptor
 from ..sockets import Stream
@@ -84,7 +85,11 @@ class Server(grpc.Server):
         self.most_received = self._options.most_received
         self._most_sent = self._options.most_sent
         self._settings = settings_of(self._options)
-        self._acceptor: Acceptor[ServerCore] = Acceptor(self._make_core)
+        self._acceptor: Acceptor[ServerCore] = Acceptor(
+            self._make_core,
+            dead_after=self._options.dead_after or Heartbeat.DEAD_AFTER,
+            watch_idle=self._options.keepalive_time is not None,
+        )
         self._levels: dict[Address, Level] = {}
         """Of the secure ports."""
         self._cores: set[ServerCore] = set()

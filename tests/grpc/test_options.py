@@ -65,9 +65,6 @@ SERVER: list[tuple[str, Any, str, Any]] = [
     ("grpc.max_connection_idle_ms", 3000, "connection_idle", 3.0),
     ("grpc.max_connection_age_ms", 3000, "connection_age", 3.0),
     ("grpc.max_connection_age_grace_ms", 3000, "connection_age_grace", 3.0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10, "least_ping_interval", 0.01),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10, "least_ping_interval", 0.01),
-    ("grpc.http2.max_ping_strikes", 0, "ping_strikes", 0),
 ]
 
 
@@ -127,9 +124,20 @@ def test_an_option_of_servers_is_none_of_channels(caplog: pytest.LogCaptureFixtu
 
 def test_what_is_so_anyway_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     ChannelOptions.of([("grpc.enable_http_proxy", 0), ("SingleThreadedUnaryStream", 1)])
+    patient = "grpc.http2.min_ping_interval_without_data_ms"
+    ServerOptions.of([("grpc.http2.max_ping_strikes", 0), (patient, 10_000)])
     assert not caplog.records
     ChannelOptions.of([("grpc.enable_http_proxy", 1)])
     assert "grpc.enable_http_proxy" in caplog.text
+    ServerOptions.of([(patient, 1_000_000)])
+    assert patient in caplog.text
+
+
+def test_how_long_the_other_side_may_be_silent() -> None:
+    time, timeout = ("grpc.keepalive_time_ms", 1000), ("grpc.keepalive_timeout_ms", 500)
+    assert ServerOptions.of([timeout]).dead_after is None
+    assert ServerOptions.of([time]).dead_after == 21
+    assert ServerOptions.of([time, timeout]).dead_after == 1.5
 
 
 @pytest.mark.parametrize(

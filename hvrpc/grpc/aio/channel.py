@@ -97,18 +97,13 @@ class Channel(aio.Channel):
         self._user_agent = " ".join(
             filter(None, (self.options.user_agent, USER_AGENT, self.options.user_agent_after))
         )
-        keepalive = self.options.keepalive_time
         self.session: Session[ClientCore] = Session(
             where,
             self._make_core,
             policy=Policy.of(False, lambda _: self._changed(State.TRANSIENT_FAILURE)),
             security=self.guard.security,
             connect_timeout=self.options.connect_timeout or DEFAULT_TIMEOUT,
-            dead_after=(
-                Heartbeat.DEAD_AFTER
-                if keepalive is None
-                else keepalive + (self.options.keepalive_timeout or Heartbeat.DEAD_AFTER)
-            ),
+            dead_after=self.options.dead_after or Heartbeat.DEAD_AFTER,
             watch_idle=self.options.keepalive_when_idle,
         )
 

@@ -20,6 +20,7 @@ from grpc import aio
 from ...addresses import Address
 from ...session.aio import Connection
 from ...session.aio import Server as Acceptor
+from ...session.state import Heartbeat
 from ...sockets import Stream
 from .. import standard
 from ..credentials import Level, of_server
@@ -81,7 +82,11 @@ class Server(aio.Server):
         self._stopping: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
         self._settings = settings_of(chosen)
-        self._acceptor: Acceptor[ServerCore] = Acceptor(self._make_core)
+        self._acceptor: Acceptor[ServerCore] = Acceptor(
+            self._make_core,
+            dead_after=chosen.dead_after or Heartbeat.DEAD_AFTER,
+            watch_idle=chosen.keepalive_time is not None,
+        )
         self._levels: dict[Address, Level] = {}
         """Of the secure ports."""
         self._reflection = reflection

@@ -38,10 +38,13 @@ class Server(Generic[CoreT]):
         *,
         max_connections: int = MAX_CONNECTIONS,
         dead_after: float = Heartbeat.DEAD_AFTER,
+        watch_idle: bool = False,
     ) -> None:
+        """`watch_idle`: whether callers are asked for signs of life, and given up without one."""
         self._make_core = make_core
         self._max_connections = max_connections
         self._dead_after = dead_after
+        self._watch_idle = watch_idle
         self._listeners: list[Listener] = []
         self._ends: dict[Listener, End | None] = {}
         """What TLS needs, for each of them."""
@@ -154,6 +157,7 @@ class Server(Generic[CoreT]):
             stream,
             self._make_core(stream, get),
             heartbeat=Heartbeat(self._dead_after),
+            watchful=self._watch_idle,
             on_end=self._forget,
         )
         connection.life.happened(Event.PROVEN)
