@@ -31,7 +31,7 @@ def run_process(*arguments: object, **settings: Any) -> subprocess.CompletedProc
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        timeout=TIMEOUT,
+        timeout=settings.pop("timeout", TIMEOUT),
         check=False,
         **settings,
     )

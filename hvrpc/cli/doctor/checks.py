@@ -27,6 +27,8 @@ from .machine import Machine, Windows
 OLDEST: Final = (3, 11)
 OLDEST_ON_WINDOWS: Final = (3, 12)
 """Since then Python has Hyper-V sockets."""
+KEEPS_PAUSED_CONNECTIONS: Final = 16299
+"""Build of Windows 10 version 1709, which has HVSOCKET_CONNECTED_SUSPEND."""
 EXTRAS: Final = {"grpc": ("grpcio", "protobuf", "hpack"), "codegen": ("grpcio-tools",)}
 BECOME_A_MEMBER: Final = (
     f"    Add-LocalGroupMember -SID {HYPER_V_ADMINISTRATORS}"
@@ -112,6 +114,8 @@ def hyperv_sockets(machine: Machine, address: Address | None) -> Iterator[Findin
         yield problem(about, "this Python was built without them", "use the one of python.org")
     elif windows.hyperv_socket == 0:
         yield ok(about, f"can be opened (Windows build {windows.build})")
+        if windows.build < KEEPS_PAUSED_CONNECTIONS:
+            yield note(about, "a VM that is paused loses its connections in this build of Windows")
     else:
         yield problem(
             about,

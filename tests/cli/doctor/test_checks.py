@@ -120,6 +120,11 @@ def test_a_windows_without_hyperv_sockets(error: int) -> None:
     assert str(error) in finding.text
 
 
+@pytest.mark.parametrize(("build", "count"), [(14393, 1), (16299, 0), (22631, 0)])
+def test_a_windows_that_drops_connections_of_paused_vms(build: int, count: int) -> None:
+    assert len(told(windows(build=build), Status.NOTE, "Hyper-V sockets")) == count
+
+
 def test_a_python_for_windows_without_hyperv_sockets() -> None:
     assert told(windows(hyperv_socket=None), Status.PROBLEM, "Hyper-V sockets")
     old = windows(hyperv_socket=None, python=(3, 11, 9))
