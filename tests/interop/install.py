@@ -14,7 +14,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from .peers import CACHE, PEERS, Peer, environment_of
+from .peers import CACHE, GRPC_PEERS, PEERS, Peer, environment_of
+
+ALL = (*PEERS, *GRPC_PEERS)
 
 SECONDS = 900.0
 """For one installer. A mirror may be slow, but CI must not wait for ever."""
@@ -64,14 +66,16 @@ INSTALLERS: dict[str, Callable[[list[Peer]], None]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Install foreign msgpack-RPC implementations.")
+    parser = argparse.ArgumentParser(
+        description="Install foreign implementations of msgpack-RPC and gRPC."
+    )
     parser.add_argument("names", nargs="*", metavar="name", help="all of them, if none is named")
     names: list[str] = parser.parse_args().names
-    if unknown := set(names) - {peer.name for peer in PEERS}:
-        known = ", ".join(peer.name for peer in PEERS)
+    if unknown := set(names) - {peer.name for peer in ALL}:
+        known = ", ".join(peer.name for peer in ALL)
         parser.error(f"unknown: {', '.join(sorted(unknown))}. There are {known}")
 
-    wanted = [peer for peer in PEERS if not names or peer.name in names]
+    wanted = [peer for peer in ALL if not names or peer.name in names]
     absent = [peer for peer in wanted if not peer.is_installed()]
     for installer, install in INSTALLERS.items():
         if peers := [peer for peer in absent if peer.source.installer == installer]:

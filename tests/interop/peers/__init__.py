@@ -1,6 +1,6 @@
-"""Foreign msgpack-RPC implementations that hvrpc must get along with.
+"""Foreign implementations of msgpack-RPC, and of gRPC, that hvrpc must get along with.
 
-Each peer is one or two small programs beside this file, written with that library's own means:
+Each peer of msgpack-RPC is one or two small programs beside this file, written with that library's own means:
 
 * a **server** listens on the UNIX socket given as its argument and offers ``echo(x)``,
   ``add(a, b)``, ``fail(text)``, ``slow(seconds, x)`` and, if it takes notifications, ``note(x)``
@@ -395,6 +395,26 @@ PEERS: tuple[Peer, ...] = (
         client=Client(_node("msgpack_rpc_lite_client.js"), _steps_without("nested")),
     ),
 )
+
+GRPC_PROTO = HERE.parent / "grpc" / "testing.proto"
+
+
+def _grpc_js(script: str) -> Callable[[Path], list[str]]:
+    command = _node(script)
+    return lambda socket: [*command(socket), str(GRPC_PROTO)]
+
+
+GRPC_PEERS: tuple[Peer, ...] = (
+    Peer(
+        name="grpc-js",
+        what="@grpc/grpc-js (JavaScript)",
+        source=Source("npm", ("@grpc/grpc-js@1.14.7", "@grpc/proto-loader@0.8.1")),
+        is_installed=_npm_installed("@grpc/grpc-js"),
+        server=Server(_grpc_js("grpc_js_server.js")),
+        client=Client(_grpc_js("grpc_js_client.js"), frozenset()),
+    ),
+)
+"""Those that speak gRPC: they go through the cases of `tests/interop/grpc`."""
 
 SERVERS = {peer.name: peer for peer in PEERS if peer.server is not None}
 CLIENTS = {peer.name: peer for peer in PEERS if peer.client is not None}
