@@ -21,6 +21,7 @@ from typing import Final
 
 from hvrpc import access, addresses, errors
 from hvrpc.cli import manual
+from hvrpc.grpc import options as grpc_options
 from hvrpc.msgpack import calling, core, limits, streams
 from hvrpc.session import aio, opening, threads
 from hvrpc.sockets import causes, families, options
@@ -196,6 +197,15 @@ def named_vms() -> str:
     return table("name|VM id|meaning", rows)
 
 
+def grpc_rows(rows: Mapping[str, grpc_options.Row]) -> str:
+    lines = ((f"`{name}`", row.meaning) for name, row in rows.items())
+    return table("option|what it says", lines)
+
+
+def fulfilled_grpc_options() -> str:
+    return f"{', '.join(f'`{name}`' for name in grpc_options.FULFILLED)}."
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "error tree": error_tree,
     "error classes": error_classes,
@@ -210,6 +220,10 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "named VMs": named_vms,
     "msgpack limits": lambda: attributes(limits.Limits),
     "msgpack numbers": msgpack_numbers,
+    "gRPC options of both": lambda: grpc_rows(grpc_options.COMMON),
+    "gRPC options of channels": lambda: grpc_rows(grpc_options.CHANNEL),
+    "gRPC options of servers": lambda: grpc_rows(grpc_options.SERVER),
+    "gRPC options that are fulfilled": fulfilled_grpc_options,
     "commands": manual.commands,
     "exit codes": manual.exit_codes,
 }
