@@ -363,12 +363,15 @@ CONTRACTS = (
     "tests/session/test_contract.py",
     "tests/msgpack/test_contract.py",
 )
+BOUNDARIES = ("tests/boundary/test_loopback.py",)
 ON_SLOW_MACHINES = ("-q", "--timeout=180")
+
+UNDER_WINE, IN_QEMU = "tests/rigs/windows/run.py", "tests/rigs/vm/run.py"
 
 RIGS = {
     # The drivers with one another are tried on Linux; here, what carries the bytes on Windows.
     "windows": Rig(
-        "tests/rigs/windows/run.py",
+        UNDER_WINE,
         tests=(
             "tests/rigs/windows/selftest",
             "tests/windows",
@@ -376,28 +379,40 @@ RIGS = {
             "tests/sockets/test_hyperv.py",
             "tests/session/test_io.py",
             *CONTRACTS,
+            *BOUNDARIES,
             *ON_SLOW_MACHINES,
             *("-k", "not TestDrivers"),
         ),
     ),
+    "windows-3.13": Rig(
+        UNDER_WINE,
+        ("--python", "3.13"),
+        (
+            "tests/rigs/windows/selftest",
+            "tests/sockets/test_contract.py",
+            "tests/msgpack/test_contract.py",
+            *BOUNDARIES,
+            *ON_SLOW_MACHINES,
+            *("-k", "hyperv or selftest"),
+        ),
+    ),
     "windows-without-hyper-v": Rig(
-        "tests/rigs/windows/run.py", ("--no-shim",), ("tests/sockets/test_hyperv.py", "-q")
+        UNDER_WINE, ("--no-shim",), ("tests/sockets/test_hyperv.py", "-q")
     ),
     # The processor is emulated, ten to thirty times slower: only what meets the real AF_VSOCK.
     "vm": Rig(
-        "tests/rigs/vm/run.py",
+        IN_QEMU,
         ("single",),
         (
             "tests/rigs/vm/selftest",
             "tests/sockets/test_structs.py",
             *CONTRACTS,
+            *BOUNDARIES,
             *ON_SLOW_MACHINES,
             *("-k", "vsock or selftest"),
         ),
     ),
-    "nested": Rig(
-        "tests/rigs/vm/run.py", ("nested",), ("tests/rigs/vm/selftest", *ON_SLOW_MACHINES)
-    ),
+    "nested": Rig(IN_QEMU, ("nested",), ("tests/rigs/vm/selftest", *ON_SLOW_MACHINES)),
 }
 
 
@@ -500,11 +515,11 @@ def plan(python: str, also: str | None, rigs: bool = False) -> list[list[list[St
             [Stage(["lint"], python, 4), Stage(["protos", "--check"], python, 2)],
             [Stage(["types"], python, 6)],
         ],
-        *([[Stage(["test"], each, 11)]] for each in pythons),
+        *([[Stage(["test"], each, 15)]] for each in pythons),
     ]
     wheel = [Stage(["build"], python, 3), Stage(["smoke"], python, 3)]
     by_kind = [[name for name in RIGS if RIGS[name].on_windows == kind] for kind in (True, False)]
-    of_rigs = [[Stage(["rigs", name], python, 8) for name in names] for names in by_kind]
+    of_rigs = [[Stage(["rigs", name], python, 15) for name in names] for names in by_kind]
     steps.append([wheel + of_rigs[0], of_rigs[1]] if rigs else [wheel])
     return steps
 
@@ -679,7 +694,7 @@ CHORES = {
         env,
         (*SUITE, "group:lint", "group:build"),
     ),
-    "ci": Chore("all of it in order, with times: [--also PYTHON]", ci, None, True),
+    "ci": Chore("all of it, with times: [--also PYTHON] [--rigs]", ci, None, True),
 }
 
 

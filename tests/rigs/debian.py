@@ -6,9 +6,11 @@ apt verifies signatures itself, so nothing is pinned here.
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from .cache import alone
 from .stages import SetupError, stage
 
 APT_ENVIRONMENT = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
@@ -53,12 +55,14 @@ def unpack(package: Path, folder: Path) -> None:
 
 def _with_fresh_lists(command: list[str], cwd: Path) -> None:
     """Run an apt command; if it fails, fetch the package lists and try once more."""
-    if _run(command, cwd).returncode == 0:
-        return
-    _update_lists()
-    again = _run(command, cwd)
-    if again.returncode != 0:
-        raise SetupError(f"{' '.join(command)} failed:\n{again.stdout}{again.stderr}")
+    # One at a time: apt does not wait for another apt, and rigs may be set up side by side.
+    with alone(Path(tempfile.gettempdir(), "hvrpc-rigs-apt.lock")):
+        if _run(command, cwd).returncode == 0:
+            return
+        _update_lists()
+        again = _run(command, cwd)
+        if again.returncode != 0:
+            raise SetupError(f"{' '.join(command)} failed:\n{again.stdout}{again.stderr}")
 
 
 def _update_lists() -> None:

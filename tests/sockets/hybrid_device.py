@@ -76,24 +76,39 @@ class HybridDevice:
                 return  # the device has ended
             self._start(self._serve, self._keep(caller))
 
+    def new_guest_socket(self) -> socket.socket:
+        """What reaches the guest."""
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def call_guest(self, sock: socket.socket, port: int) -> None:
+        """Connect it to who listens on a port of the guest. Raises OSError if nobody does."""
+        sock.setblocking(False)  # a full queue is a refusal
+        sock.connect(f"{self.path}_{port}")
+        sock.setblocking(True)
+
     def _serve(self, caller: socket.socket) -> None:
-        service = self._keep(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        back = threading.Thread(target=_pump, args=(service, caller), name="hybrid device, back")
+        service = self._keep(self.new_guest_socket())
         try:
-            service.setblocking(False)  # a full queue is a refusal
-            service.connect(f"{self.path}_{_asked_port(caller)}")
-            service.setblocking(True)
+            self.call_guest(service, _asked_port(caller))
             caller.sendall(b"OK %d\n" % next(self._ports))
         except (OSError, ValueError):
-            pass
+            self._forget(caller, service)
         else:
-            back.start()
-            _pump(caller, service)
-            back.join()
+            self._join(caller, service)
+
+    def _join(self, caller: socket.socket, service: socket.socket) -> None:
+        """Carry bytes between the two until both have ended."""
+        back = threading.Thread(target=_pump, args=(service, caller), name="hybrid device, back")
+        back.start()
+        _pump(caller, service)
+        back.join()
+        self._forget(caller, service)
+
+    def _forget(self, *sockets: socket.socket) -> None:
         with self._lock:
-            self._sockets -= {caller, service}
-        caller.close()
-        service.close()
+            self._sockets -= set(sockets)
+        for sock in sockets:
+            sock.close()
 
 
 def _asked_port(caller: socket.socket) -> int:

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from ..cache import digest, make_once
 from ..debian import download_packages, newest_dependency, unpack
-from ..project import WARM_UP_TEST, Tools, requirements, without_python_settings
+from ..project import WARM_UP_TEST, Tools, Wheels, requirements, without_python_settings
 from ..stages import SetupError
 from .qemu import QEMU
 
+PINS = Path(__file__).with_name("wheels.txt")
 GUEST_FILES = Path(__file__).parent / "guest"
 DEPMOD, MODPROBE = "/sbin/depmod", "/sbin/modprobe"
 PROGRAMS = {
@@ -76,7 +77,6 @@ def make_images(cache: Path, tools: Tools, nested: bool) -> Images:
         raise SetupError("please run as root: the image is made with chroot and Debian's packages")
     base = cache / "vm"
     code = digest(Path(__file__), *(f for f in GUEST_FILES.iterdir() if f.is_file()))
-    wheels = requirements()
     kernel = make_once(base / "kernel", "newest", _make_kernel)
     packages = make_once(
         base / "packages",
@@ -84,12 +84,10 @@ def make_images(cache: Path, tools: Tools, nested: bool) -> Images:
         lambda folder: download_packages(GUEST_PACKAGES, folder),
     )
     boot = make_once(base / "boot", code, lambda f: _make_boot(f, packages, kernel))
-    root = make_once(
-        base / "root", f"{code}\n{wheels}", lambda f: _make_root(f, packages, kernel, tools, wheels)
-    )
+    recipe = f"{code}\n{wheels().recipe()}"
+    root = make_once(base / "root", recipe, lambda f: _make_root(f, packages, kernel, tools))
     outer = None
     if nested:
-        recipe = f"{code}\n{wheels}"
         outer = make_once(base / "outer", recipe, lambda f: _make_outer(f, root, kernel, boot))
     return Images(
         kernel=kernel / "vmlinuz",
@@ -131,9 +129,12 @@ def _make_boot(folder: Path, packages: Path, kernel: Path) -> None:
     (folder / "initrd").write_bytes(archive.stdout)
 
 
-def _make_root(
-    folder: Path, packages: Path, kernel: Path, tools: Tools, wheels: Sequence[str]
-) -> None:
+def wheels() -> Wheels:
+    """Our dependencies for the guest's Python."""
+    return Wheels(PINS, GUEST_PYTHON, GUEST_PLATFORMS, tuple(requirements()))
+
+
+def _make_root(folder: Path, packages: Path, kernel: Path, tools: Tools) -> None:
     tree = folder / "tree"
     for package in sorted(packages.glob("*.deb")):
         unpack(package, tree)
@@ -151,7 +152,7 @@ def _make_root(
         needed = [file for file in _modules_in_order(kernel, modules) if file not in at_boot]
         _copy_modules(needed, tree / "modules", role)
     shutil.copy(GUEST_FILES / "init", tree / "init")
-    tools.install_wheels(tree / "opt" / "site", wheels, GUEST_PYTHON, GUEST_PLATFORMS)
+    tools.install_wheels(tree / "opt" / "site", wheels())
     # By the guest's own Python: another one would leave files that it cannot use.
     compile_all = ["-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"]
     _run(["chroot", str(tree), "python3", *compile_all, "/usr/lib/python3.11", "/opt/site"])

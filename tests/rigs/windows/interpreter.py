@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cache import check_sha256, digest, make_once
-from ..project import Tools, requirements
+from ..project import Tools, Wheels, requirements
 from ..stages import SetupError
 
 SHIM_SOURCE = Path(__file__).parent / "shim"
+PINS = Path(__file__).with_name("wheels.txt")
 COMPILER = "x86_64-w64-mingw32-gcc"
 
 COLORAMA = "colorama"
@@ -54,6 +55,11 @@ ABORTS_IN_WINE = ("DLLs/_wmi.pyd",)
 """platform.uname() asks WMI where it can, and Wine 8's WMI service aborts the process."""
 
 
+def wheels_for(version: str) -> Wheels:
+    """Our dependencies for one of the interpreters."""
+    return Wheels(PINS, version, ("win_amd64",), (*requirements(), COLORAMA))
+
+
 def make_interpreter(cache: Path, tools: Tools, version: str) -> Path:
     """The folder of a Windows Python that can run our tests; hvrpc itself is not in it."""
     release = RELEASES[version]
@@ -61,17 +67,17 @@ def make_interpreter(cache: Path, tools: Tools, version: str) -> Path:
     archive = make_once(
         base / "download", repr(release), lambda folder: _fetch(release, tools, folder)
     )
-    wheels = requirements()
+    wheels = wheels_for(version)
     shim = make_once(base / "shim", _shim_recipe(), _compile_shim)
 
     def assemble(folder: Path) -> None:
         _unpack(archive / "data.zip", release, folder)
         site = folder / "Lib" / "site-packages"
-        tools.install_wheels(site, [*wheels, COLORAMA], version, ["win_amd64"])
+        tools.install_wheels(site, wheels)
         for file in shim.iterdir():
             shutil.copy(file, site)
 
-    recipe = f"{release!r}\n{wheels}\n{digest(Path(__file__))}\n{_shim_recipe()}"
+    recipe = f"{release!r}\n{wheels.recipe()}\n{digest(Path(__file__))}\n{_shim_recipe()}"
     return make_once(base / "python", recipe, assemble)
 
 

@@ -18,11 +18,6 @@ from tests.rigs.windows import interpreter, wine
 
 CHECK_WHEELS = Path(__file__).with_name("check_wheels.py").resolve()
 
-COMPILE_LIBRARY = (
-    "import compileall, os; compileall.compile_dir(os.path.dirname(os.__file__), quiet=2)"
-)
-"""Every later start of the interpreter is faster. That some file cannot be compiled is no failure."""
-
 PREPARATION_LIMIT = 300.0
 
 PACKAGES = {**wine.PACKAGES, interpreter.COMPILER: "gcc-mingw-w64-x86-64-win32"}
@@ -95,7 +90,6 @@ def _prepare_once(python: Path, prefix: wine.Prefix, scratch: Path) -> bool:
     (scratch / "test_warm_up.py").write_text(project.WARM_UP_TEST)
     steps = {
         "check the wheels": [wine.windows_path(CHECK_WHEELS)],
-        "compile": ["-c", COMPILE_LIBRARY],
         "warm up pytest": ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_warm_up.py"],
     }
     for name, arguments in steps.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -9,16 +10,19 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from ....boundary.contract import CallContract, CallerLifeContract, LifeContract, Lines, Machine
-from ....boundary.far_side import SERVING, FarSide
+from ....boundary.far_side import PORTS, SERVING, FarSide
+from ....sockets.places import short_folder
 from ...guard import HOW_TO_RUN_NESTED, rig_role
 
 if sys.platform != "linux" or rig_role() != "outer":
     pytest.skip(HOW_TO_RUN_NESTED, allow_module_level=True)
 
+from ..hybrid import CID_HOST, RealGuestDevice
 from ..inner import CID, InnerGuest
 
 FAR_SIDE = ["python3", "-m", "tests.boundary.far_side", "vsock://any/{}"]
 CALLERS = ["python3", "-m", "tests.boundary.callers", "vsock://host/{}"]
+PYTEST = ["python3", "-P", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--timeout=180"]
 NEAR_TESTS = "tests/boundary/test_from_here.py"
 
 BOOTING = 240.0
@@ -73,37 +77,59 @@ def running(command: list[str]) -> Iterator[InnerMachine]:
         machine.close()
 
 
+@pytest.fixture(scope="module")
+def serving_guest() -> Iterator[InnerMachine]:
+    """The far side in the inner guest, for all tests: it takes long to boot."""
+    with running(FAR_SIDE) as machine:
+        machine.wait_for(SERVING)
+        yield machine
+
+
 class TestHostCallsGuest(CallContract):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def where(cls) -> Iterator[str]:
-        with running(FAR_SIDE) as machine:
-            machine.wait_for(SERVING)
-            yield f"vsock://{CID}/{{}}"
+    @pytest.fixture
+    def where(self, serving_guest: InnerMachine) -> str:
+        return f"vsock://{CID}/{{}}"
 
     @pytest.fixture
     def who(self) -> str:
-        return "2"
+        return f"vsock:{CID_HOST}/"
 
 
-def test_the_guest_calls_the_host() -> None:
-    """The same contract, run by a pytest in the inner guest."""
-    tests = ["python3", "-P", "-m", "pytest", "-p", "no:cacheprovider", "-q", "--timeout=180"]
-    command = ["env", "HVRPC_FAR_SIDE=vsock://host/{}", f"HVRPC_FAR_SIDE_SEES={CID}"]
-    with FarSide("vsock://any/{}", Lines().tell), running([*command, *tests, NEAR_TESTS]) as inner:
-        assert inner.wait() == 0
+class TestHostCallsGuestThroughItsHybridDevice(CallContract):
+    @pytest.fixture
+    def where(self, serving_guest: InnerMachine) -> Iterator[str]:
+        with short_folder() as folder, RealGuestDevice(f"{folder}/v.sock"):
+            yield f"hybrid://{folder}/v.sock?port={{}}"
+
+    @pytest.fixture
+    def who(self) -> str:
+        return f"vsock:{CID_HOST}/"
 
 
 class TestLives(LifeContract):
     @pytest.fixture
-    def machine(self) -> Iterator[Machine]:
-        with running(FAR_SIDE) as machine:
-            machine.wait_for(SERVING)
-            yield machine
+    def machine(self, serving_guest: InnerMachine) -> Machine:
+        return serving_guest
 
     @pytest.fixture
     def where(self) -> str:
         return f"vsock://{CID}/{{}}"
+
+
+def test_the_guest_calls_the_host() -> None:
+    """The same contract, run by a pytest in the inner guest; the second time the host listens on
+    the device of hybrid vsock, where the same calls go with a 1 before the port."""
+    far_sides = [["vsock://host/{}", f"vsock:{CID}/"], ["vsock://host/1{}", "hybrid:"]]
+    command = ["env", f"HVRPC_FAR_SIDES={json.dumps(far_sides)}", *PYTEST, NEAR_TESTS]
+    with short_folder() as folder, RealGuestDevice(f"{folder}/v.sock") as device:
+        for port in PORTS.values():
+            device.let_guest_call(int(f"1{port}"))
+        with (
+            FarSide("vsock://any/{}", Lines().tell),
+            FarSide(f"hybrid://{folder}/v.sock?port=1{{}}", Lines().tell),
+            running(command) as inner,
+        ):
+            assert inner.wait() == 0
 
 
 class TestLivesOfCallers(CallerLifeContract):
