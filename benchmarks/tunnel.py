@@ -66,12 +66,12 @@ async def _pour_async(request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield message
 
 
-def _handlers(echo: Any, pour: Any) -> tuple[grpc.GenericRpcHandler]:
+def _handlers(echo: Any, pour: Any) -> list[grpc.GenericRpcHandler]:
     methods: dict[str, Any] = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
         "Pour": grpc.unary_stream_rpc_method_handler(pour),
     }
-    return (grpc.method_handlers_generic_handler(SERVICE, methods),)
+    return [grpc.method_handlers_generic_handler(SERVICE, methods)]
 
 
 def serve_blocking(path: str) -> None:

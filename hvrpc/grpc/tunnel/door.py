@@ -4,7 +4,7 @@ The C core connects to it, says where it wants to (`preface`) and proves by a to
 channels has sent it; then it is joined to a connection to the VM. A relay dials for each connection,
 so what a channel does by itself (reconnecting, giving up idle connections, ageing) works as it does
 with TCP. Whoever cannot be passed on gets a status number, which is all of it that the C core shows;
-the reason is logged, and `last_error` has it.
+the reason is logged, and `last_error` has it. Who may not go there is told in words (`refusals`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ...security import PLAIN, Security
 from ...sockets import Stream
 from .places import Place, place_here
 from .preface import END, MAX_SIZE, BadPreface, Preface, answer, arguments, parse
+from .refusals import refuse_calls
 from .settings import Option
 
 MAX_CONNECTIONS: Final = 10_000
@@ -39,7 +40,6 @@ DESTINATION: Final = "Hvrpc-Destination"
 
 STATUSES: Final[tuple[tuple[type[HvrpcError], HTTPStatus], ...]] = (
     # What a caller sees of a failure: the first row that fits.
-    (errors.AccessDenied, HTTPStatus.FORBIDDEN),
     (errors.AddressError, HTTPStatus.BAD_REQUEST),
     (errors.UnsupportedError, HTTPStatus.NOT_IMPLEMENTED),
     (errors.ConnectTimeout, HTTPStatus.GATEWAY_TIMEOUT),
@@ -114,7 +114,11 @@ class Door:
             there = destination.connect()
         except HvrpcError as error:
             self.failures[destination.address] = error
-            _refuse(stream, status_of(error))
+            if isinstance(error, AccessDenied):
+                stream.sendall(answer(HTTPStatus.OK))
+                refuse_calls(stream, error)
+            else:
+                _refuse(stream, status_of(error))
             raise
         self.failures.pop(destination.address, None)
         try:

@@ -13,7 +13,8 @@ from hvrpc.grpc.credentials import channel_credentials, server_credentials
 from hvrpc.grpc.tunnel.places import DEFAULT
 
 from ...certificates import Certificates
-from .calls import Calls
+from ...sockets.background import WAIT, wait_until
+from .calls import METHOD, Calls
 from .test_tunnel import local_credentials
 
 TOKEN = grpc.access_token_call_credentials("secret")
@@ -50,16 +51,51 @@ class TestOurs:
         port = calls.serve(credentials=server_credentials(allow="loopback"))
         assert calls.call(calls.channel(port.address, credentials)) == b"x"
 
-    def test_somebody_else_is_not_sent_a_byte(
-        self, calls: Calls, caplog: pytest.LogCaptureFixture
+    def test_somebody_else_is_not_sent_a_byte_and_the_caller_is_told_why(
+        self, calls: Calls
     ) -> None:
         port = calls.serve()
         channel = calls.channel(port.address, channel_credentials(expect_peer="parent"))
-        error = calls.error(channel)
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert "HTTP proxy returned response code 403" in error.details()
-        assert "where parent is expected" in str(tunnel.last_error(port.address))
+        for error in [calls.error(channel) for _ in range(3)]:
+            assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+            assert "where parent is expected" in error.details()
+            assert "expect_peer" in error.details(), "it says what to change"
+            assert str(tunnel.last_error(port.address)) == error.details()
         assert port.counters.to_target == 0
+
+    def test_a_refusal_is_looked_at_again_after_a_while(
+        self, calls: Calls, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("hvrpc.grpc.tunnel.refusals.REFUSE_FOR", 0.02)
+        right = []
+        port = calls.serve()
+        channel = calls.channel(
+            port.address, channel_credentials(expect_peer=lambda peer: bool(right))
+        )
+        assert calls.error(channel).code() is grpc.StatusCode.PERMISSION_DENIED
+        right.append(True)
+
+        def gets_through() -> bool:
+            try:
+                return calls.call(channel) == b"x"
+            except grpc.RpcError:
+                return False
+
+        wait_until(gets_through, "it is looked at again")
+
+    def test_calls_of_every_kind_are_refused_in_words(self) -> None:
+        with Calls("sync") as calls:
+            address = calls.serve().address
+            channel = calls.channel(address, channel_credentials(expect_peer="parent"))
+            for call in (
+                lambda: channel.unary_unary(METHOD)(bytes(3_000_000), timeout=WAIT),
+                lambda: list(channel.unary_stream(METHOD)(b"", timeout=WAIT)),
+                lambda: channel.stream_unary(METHOD)(iter([b"x"] * 100), timeout=WAIT),
+                lambda: list(channel.stream_stream(METHOD)(iter([b"x"] * 100), timeout=WAIT)),
+            ):
+                with pytest.raises(grpc.RpcError) as caught:
+                    call()
+                assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED  # type: ignore[attr-defined]
 
     def test_who_may_not_call_is_cut_off(self, calls: Calls) -> None:
         port = calls.serve(credentials=server_credentials(allow="parent"))
@@ -99,8 +135,8 @@ class TestOurs:
         port = calls.serve(credentials=server_credentials(tls=certificates.tls("stranger")))
         credentials = channel_credentials(tls=certificates.tls("web", names="host"))
         error = calls.error(calls.channel(port.address, credentials))
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert tunnel.last_error(port.address) is not None
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert str(tunnel.last_error(port.address)) == error.details()
 
     def test_a_client_whom_the_server_does_not_believe(
         self, calls: Calls, certificates: Certificates

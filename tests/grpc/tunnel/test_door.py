@@ -12,7 +12,7 @@ from http import HTTPStatus
 import pytest
 
 import hvrpc
-from hvrpc import AccessDenied, Address, ConnectRefused, ConnectTimeout, PeerGone
+from hvrpc import Address, ConnectRefused, ConnectTimeout, PeerGone, UnsupportedError
 from hvrpc.grpc import tunnel
 from hvrpc.grpc.tunnel.door import Destination, door_here, status_of
 from hvrpc.grpc.tunnel.preface import answer
@@ -118,7 +118,10 @@ def test_why_nobody_is_reached_is_remembered(caplog: pytest.LogCaptureFixture) -
 
 
 def test_each_failure_has_a_number() -> None:
-    assert status_of(AccessDenied("", peer="", problem="")) is HTTPStatus.FORBIDDEN
+    assert (
+        status_of(UnsupportedError("", operation="", problem="", remedy=""))
+        is HTTPStatus.NOT_IMPLEMENTED
+    )
     assert status_of(ConnectTimeout("", operation="", cause="")) is HTTPStatus.GATEWAY_TIMEOUT
     assert status_of(PeerGone("", operation="", cause="")) is HTTPStatus.BAD_GATEWAY
 
