@@ -172,7 +172,8 @@ def _use(load: Any, what: str, file: File, *more: Any) -> None:
         ) from error
     except ssl.SSLError as error:
         problem, remedy = _FILE_PROBLEMS.get(
-            error.reason or "PEM_LIB", (f"it cannot be used ({error.reason or error})", "use a PEM file")
+            error.reason or "PEM_LIB",
+            (f"it cannot be used ({error.reason or error})", "use a PEM file"),
         )
         raise CredentialsError(f"{what} {file}", problem=problem, remedy=remedy) from error
     except OSError as error:

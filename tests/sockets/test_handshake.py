@@ -389,15 +389,15 @@ def test_keys_are_renewed_while_bytes_flow(certificates: Certificates) -> None:
         with client:
             try:
                 # One at a time: openssl takes what comes along with a command for part of it.
-                for line, shown in (
-                    (b"first\n", b"first"),
-                    (b"K\n", b"KEYUPDATE"),
-                    (b"other\n", b"other"),
+                for line, answer in (
+                    (b"first\n", b"first\n"),
+                    (b"K\n", b"KEYUPDATE\n"),
+                    (b"other\n", b"other\n"),
                 ):
                     client.stdin.write(line)
                     client.stdin.flush()
-                    while shown not in (seen := client.stdout.readline()):
-                        assert seen, f"openssl has ended without {shown!r}"
+                    while (shown := client.stdout.readline()) != answer:
+                        assert shown, f"openssl has ended without {answer!r}"
                 assert echoing.result() == b"first\nother\n"
             finally:
                 client.kill()
