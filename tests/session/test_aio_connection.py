@@ -14,6 +14,7 @@ import hvrpc.msgpack
 from hvrpc import ConnectionLost, DeadlineExceeded, Outcome, sockets
 from hvrpc.msgpack import aio
 from hvrpc.session.aio import Connection
+from hvrpc.session.aio.session import HandedOver
 from hvrpc.session.core import answers_size
 from hvrpc.session.state import Event, Heartbeat
 from hvrpc.testing import Link
@@ -343,3 +344,35 @@ def test_loop_that_closes_while_connecting_does_not_wait_for_it() -> None:
             task.cancel()
 
         asyncio.run(main())
+
+
+class TestHandingOver:
+    """A socket that was connected in a thread is closed whoever gives up, and whenever."""
+
+    def test_given_up_before_it_was_there(self, run: Run) -> None:
+        async def main() -> None:
+            with streams() as (ours, _):
+                handed_over = HandedOver(asyncio.get_running_loop())
+                handed_over.give_up()
+                handed_over.succeeded(ours)
+                assert ours.closed
+
+        run(main)
+
+    def test_given_up_before_the_loop_has_come_to_it(self, run: Run) -> None:
+        async def main() -> None:
+            with streams() as (ours, _):
+                handed_over = HandedOver(asyncio.get_running_loop())
+                handed_over.succeeded(ours)
+                handed_over.give_up()
+                assert ours.closed
+
+        run(main)
+
+    def test_the_loop_was_closed(self) -> None:
+        loop = asyncio.new_event_loop()
+        handed_over = HandedOver(loop)
+        loop.close()
+        with streams() as (ours, _):
+            handed_over.succeeded(ours)
+            assert ours.closed

@@ -156,40 +156,24 @@ class Session(Generic[CoreT]):
 
     async def _connect(self, within: float) -> Stream:
         """Connect in a thread: Windows' proactor loop cannot connect a Hyper-V socket."""
-        loop = asyncio.get_running_loop()
-        connected: asyncio.Future[Stream] = loop.create_future()
-
-        def settle(stream: Stream | None, error: BaseException | None) -> None:
-            if connected.done():  # cancelled: nobody wants it any more
-                if stream is not None:
-                    stream.abort()
-            elif stream is not None:
-                connected.set_result(stream)
-            elif error is not None:
-                connected.set_exception(error)
+        handed_over = HandedOver(asyncio.get_running_loop())
 
         def connect() -> None:
-            stream: Stream | None = None
-            failure: BaseException | None = None
             try:
                 stream = sockets.connect(
                     self.address, timeout=within, options=self._options, security=self._security
                 )
             except BaseException as error:
-                failure = error
-            try:
-                loop.call_soon_threadsafe(settle, stream, failure)
-            except RuntimeError:  # the loop is closed
-                if stream is not None:
-                    stream.abort()
+                handed_over.failed(error)
+            else:
+                handed_over.succeeded(stream)
 
         # Not the loop's executor: closing the loop would wait until nobody has answered.
         threading.Thread(target=connect, name="hvrpc-connect", daemon=True).start()
         try:
-            return await connected
+            return await handed_over.stream()
         except asyncio.CancelledError:
-            if _has_result(connected):  # just then
-                connected.result().abort()
+            handed_over.give_up()
             raise
 
     async def _validate(self, connection: Connection[CoreT], deadline: float | None) -> None:
@@ -288,6 +272,67 @@ class Session(Generic[CoreT]):
                 outcome=Outcome.NOT_SENT,
                 remedy="open a new one",
             )
+
+
+class HandedOver:
+    """A stream on its way from the thread that has connected it to the loop that wants it.
+
+    It is always somebody's: whoever comes last, of the thread and of one who gives up waiting, closes
+    it. The loop could not, when it ends before it has come to do so.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._given_up = False
+        self._stream: Stream | None = None
+        self._failure: BaseException | None = None
+        self._arrived: asyncio.Future[None] = loop.create_future()
+
+    # --- The thread ------------------------------------------------------------------------------
+
+    def succeeded(self, stream: Stream) -> None:
+        with self._lock:
+            wanted = not self._given_up
+            if wanted:
+                self._stream = stream
+        if wanted:
+            wanted = self._tell()
+        if not wanted:
+            stream.abort()
+
+    def failed(self, failure: BaseException) -> None:
+        self._failure = failure
+        self._tell()
+
+    def _tell(self) -> bool:
+        """False when the loop is closed."""
+        try:
+            self._loop.call_soon_threadsafe(_settle, self._arrived)
+        except RuntimeError:
+            return False
+        return True
+
+    # --- The loop --------------------------------------------------------------------------------
+
+    async def stream(self) -> Stream:
+        await self._arrived
+        if self._failure is not None:
+            raise self._failure
+        assert self._stream is not None
+        return self._stream
+
+    def give_up(self) -> None:
+        with self._lock:
+            self._given_up = True
+            stream = self._stream
+        if stream is not None:
+            stream.abort()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _has_result(future: asyncio.Future[Any]) -> bool:
