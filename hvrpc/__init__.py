@@ -10,40 +10,44 @@ Protocols are imported by themselves: `hvrpc.msgpack`, `hvrpc.grpc`. Everything 
 
 from __future__ import annotations
 
-from . import sockets
-from .access import Access, Certificate, Peer
-from .addresses import Address
-from .errors import (
-    AccessDenied,
-    AddressError,
-    Attempt,
-    CallCancelled,
-    CallError,
-    ConnectError,
-    ConnectionLost,
-    ConnectRefused,
-    ConnectTimeout,
-    CredentialsError,
-    DeadlineExceeded,
-    HvrpcError,
-    InvalidParams,
-    ListenError,
-    MethodNotFound,
-    OpenFailed,
-    Outcome,
-    PeerGone,
-    PrivilegeError,
-    ProtocolError,
-    RegistrationError,
-    RemoteError,
-    SessionClosed,
-    StreamClosed,
-    TransportError,
-    TransportTimeout,
-    UnknownName,
-    UnsupportedError,
-)
-from .tls import Tls
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import sockets
+    from .access import Access, Certificate, Peer
+    from .addresses import Address
+    from .errors import (
+        AccessDenied,
+        AddressError,
+        Attempt,
+        CallCancelled,
+        CallError,
+        ConnectError,
+        ConnectionLost,
+        ConnectRefused,
+        ConnectTimeout,
+        CredentialsError,
+        DeadlineExceeded,
+        HvrpcError,
+        InvalidParams,
+        ListenError,
+        MethodNotFound,
+        OpenFailed,
+        Outcome,
+        PeerGone,
+        PrivilegeError,
+        ProtocolError,
+        RegistrationError,
+        RemoteError,
+        SessionClosed,
+        StreamClosed,
+        TransportError,
+        TransportTimeout,
+        UnknownName,
+        UnsupportedError,
+    )
+    from .tls import Tls
 
 __version__ = "0.1.0.dev0"
 
@@ -84,3 +88,23 @@ __all__ = [
     "__version__",
     "sockets",
 ]
+
+
+_MODULES = ("errors", "addresses", "access", "tls", "sockets")
+"""Where the names above are, the quickest to import first."""
+
+
+if not TYPE_CHECKING:  # which would take any name for one that exists
+
+    def __getattr__(name: str) -> object:
+        """Names are imported when they are first used: sockets take a tenth of a second, and whoever needs
+        a part of hvrpc without them, such as a generated module, does not wait for them."""
+        if name in _MODULES:
+            return importlib.import_module(f".{name}", __name__)
+        if name in __all__:
+            for module in _MODULES:
+                found = vars(importlib.import_module(f".{module}", __name__))
+                if name in found:
+                    globals()[name] = found[name]
+                    return found[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
