@@ -77,3 +77,25 @@ def test_msgpack_with_the_addresses_it_has(hvrpc_fabric: Fabric, kind: str) -> N
     client.wait(TIMEOUT)
     assert client.output.startswith("local://loopback/5001 runs ")
     server.stop()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "msgpack"])
+@pytest.mark.parametrize("client", ["client.py", "aio_client.py"])
+@pytest.mark.parametrize("server", ["server.py", "aio_server.py"])
+def test_greeter(hvrpc_fabric: Fabric, server: str, client: str, protocol: str) -> None:
+    script = EXAMPLES / "greeter" / server
+    guest = hvrpc_fabric.guest("web", script, ["hvsock://any/50051", protocol])
+    host = run(f"greeter/{client}", "hvsock://web/50051", protocol)
+    assert host.stderr == ""
+    assert host.stdout.splitlines() == [
+        "Hello, host!",
+        "Hello, again!",
+        "Hello, you! Bonjour, you! Hallo, you! Ciao, you!",
+        "Hello, A, B, C!",
+        "chat: Hello, Dora!",
+        "chat: Hello, Emil!",
+        "Hello, now! OK Hello, later!",
+        "refused: whom shall I greet? [INVALID_ARGUMENT]",
+    ]
+    guest.stop()
+    assert guest.output == "serving on hvsock://any/50051\n"
