@@ -35,7 +35,8 @@ _STATUS: Final[dict[grpc.StatusCode, Fields]] = {
     code: ((b"grpc-status", number),) for code, number in status.NUMBERS.items()
 }
 _STATUS[grpc.StatusCode.OK] = OK
-_ALONE: Final = {code: (*RESPONSE[:2], *fields) for code, fields in _STATUS.items()}
+# With the encodings that we know: who used another one learns them together with the refusal.
+_ALONE: Final = {code: (*RESPONSE, *fields) for code, fields in _STATUS.items()}
 
 
 def response_fields(compression: grpc.Compression) -> Fields:
