@@ -63,6 +63,43 @@ class Pair:
         return certificate, key
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What stands in a certificate."""
+
+    file: Path
+    name: str
+    names: tuple[str, ...]
+    until: datetime.datetime
+    is_ca: bool
+
+    @classmethod
+    def read(cls, file: Path) -> Shown:
+        """Read a file. Raises :class:`hvrpc.CredentialsError`."""
+        try:
+            certificate = x509.load_pem_x509_certificate(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise CredentialsError(
+                f"certificate {file}",
+                problem=f"it cannot be read ({error})",
+                remedy="give a PEM file that begins with a certificate",
+            ) from error
+        names: tuple[str, ...] = ()
+        is_ca = False
+        for extension in certificate.extensions:
+            if isinstance(extension.value, x509.SubjectAlternativeName):
+                names = tuple(str(name.value) for name in extension.value)
+            elif isinstance(extension.value, x509.BasicConstraints):
+                is_ca = extension.value.ca
+        common = certificate.subject.get_attributes_for_oid(x509.oid.NameOID.COMMON_NAME)
+        name = str(common[0].value) if common else certificate.subject.rfc4514_string()
+        return cls(file, name, names, certificate.not_valid_after_utc, is_ca)
+
+    def days_left(self, now: datetime.datetime) -> int:
+        """Whole days for which it is valid still; below 0, it is not any more."""
+        return (self.until - now).days
+
+
 class Authority:
     """A CA: what it signs is believed by whoever has its certificate as `ca=`."""
 

@@ -36,6 +36,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "codegen": "make typed clients and servicers of .proto files",
     },
     "Look after a machine": {
+        "credentials": "make certificates for a host and its guests",
         "doctor": "tell what is wrong with this machine, and what to do about it",
         "service": "register services that this Windows host offers its guests",
         "vms": "show the VMs of this host",
