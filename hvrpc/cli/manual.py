@@ -49,7 +49,7 @@ def _meanings() -> Iterator[tuple[ExitCode, str]]:
 def examples(command: click.Command) -> list[str]:
     """The examples in a command's help, as they are typed; remarks behind them are left out."""
     lines = (command.epilog or "").splitlines()
-    typed = [line.strip() for line in lines if line.startswith("  ")]
+    typed = [line.strip() for line in lines if re.match(r"  \S", line)]
     return [re.split(r"\s{2,}", line)[0] for line in typed]
 
 

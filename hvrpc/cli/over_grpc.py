@@ -33,8 +33,11 @@ NO_ANSWERS: Final = (
 
 
 def open_channel(target: Target) -> grpc.Channel:
-    """A channel of ours."""
-    return engine.insecure_channel(target.address)
+    """A channel of ours, with what the user asks of the other side."""
+    if not target.is_secured:
+        return engine.insecure_channel(target.address)
+    credentials = engine.channel_credentials(target.expect_peer or None, target.tls)
+    return engine.secure_channel(target.address, credentials)
 
 
 @contextmanager

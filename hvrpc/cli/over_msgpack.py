@@ -29,6 +29,8 @@ def client_of(target: Target) -> Client:
         timeout=target.timeout,
         retry=None if target.wait else False,
         hello=not target.foreign,
+        expect_peer=target.expect_peer or None,
+        tls=target.tls,
     )
 
 

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from ..access import Access
 from ..addresses import Address
 from ..msgpack.loops import LoopThread
+from ..tls import Tls
 from . import output
 from .errors import ExitCode, Failure, missing
 from .loading import is_async, registrars
@@ -31,13 +33,21 @@ Adder = Callable[[Any], object]
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of callers."""
+
+    allow: Access | None = None
+    tls: Tls | None = None
+
+
 class Serving(Protocol):
     """Something that serves."""
 
     offers: list[str]
     """What it serves, in words."""
 
-    def listen(self, address: Address, allow: Access | None) -> Address: ...
+    def listen(self, address: Address, wanted: Wanted) -> Address: ...
 
     def start(self) -> None: ...
 
@@ -97,8 +107,8 @@ class MsgpackServing:
         self._server = Server(Service())
         self.offers = _offer(self._server, things)
 
-    def listen(self, address: Address, allow: Access | None) -> Address:
-        return self._server.listen(address, allow=allow)
+    def listen(self, address: Address, wanted: Wanted) -> Address:
+        return self._server.listen(address, allow=wanted.allow, tls=wanted.tls)
 
     def start(self) -> None:
         self._server.start()
@@ -117,8 +127,8 @@ class AioMsgpackServing:
         self._server = aio.Server(Service())
         self.offers = _offer(self._server, things)
 
-    def listen(self, address: Address, allow: Access | None) -> Address:
-        return self._server.listen(address, allow=allow)
+    def listen(self, address: Address, wanted: Wanted) -> Address:
+        return self._server.listen(address, allow=wanted.allow, tls=wanted.tls)
 
     def start(self) -> None:
         self._loop.run(self._server.start())
@@ -137,8 +147,8 @@ class GrpcServing:
         self._server = engine.server(pool, health=True, reflection=True)
         self.offers = record(self._server, adders)
 
-    def listen(self, address: Address, allow: Access | None) -> Address:
-        return _listen(self._server, address, allow)
+    def listen(self, address: Address, wanted: Wanted) -> Address:
+        return _listen(self._server, address, wanted)
 
     def start(self) -> None:
         self._server.start()
@@ -159,8 +169,8 @@ class AioGrpcServing:
         self._server = aio.server(health=True, reflection=True)
         self.offers = record(self._server, adders)
 
-    def listen(self, address: Address, allow: Access | None) -> Address:
-        return _listen(self._server, address, allow)
+    def listen(self, address: Address, wanted: Wanted) -> Address:
+        return _listen(self._server, address, wanted)
 
     def start(self) -> None:
         self._loop.run(self._server.start())
@@ -171,10 +181,13 @@ class AioGrpcServing:
         return time.monotonic() - began < grace or not grace
 
 
-def _listen(server: Any, address: Address, allow: Access | None) -> Address:
-    if allow is not None:
-        raise Failure("--allow is for msgpack-RPC so far", code=ExitCode.USAGE)
-    server.add_insecure_port(address)
+def _listen(server: Any, address: Address, wanted: Wanted) -> Address:
+    if wanted == Wanted():
+        server.add_insecure_port(address)
+    else:
+        from ..grpc import server_credentials
+
+        server.add_secure_port(address, server_credentials(wanted.allow, wanted.tls))
     where: Address = server.addresses[-1]
     return where
 
@@ -226,12 +239,12 @@ class Recorder:
 
 
 def run(
-    serving: Serving, addresses: Sequence[Address], *, allow: Access | None, grace: float
+    serving: Serving, addresses: Sequence[Address], wanted: Wanted, *, grace: float
 ) -> ExitCode:
     """Serve until SIGTERM or Ctrl-C, then finish what was taken. A second one ends that at once."""
 
     def begin() -> str:
-        where = [serving.listen(address, allow) for address in addresses]
+        where = [serving.listen(address, wanted) for address in addresses]
         serving.start()
         return f"serving {', '.join(serving.offers)} on {', '.join(map(str, where))}"
 

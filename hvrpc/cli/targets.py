@@ -12,6 +12,7 @@ import click
 
 from ..access import Access
 from ..addresses import Address
+from ..tls import Tls
 from .errors import missing
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -61,6 +62,14 @@ class Target:
     include: tuple[str, ...] = ()
     foreign: bool = False
     """Whether it must not be asked what only hvrpc knows."""
+    expect_peer: tuple[str, ...] = ()
+    """Rules for who has to be at the other end."""
+    tls: Tls | None = None
+
+    @property
+    def is_secured(self) -> bool:
+        """Whether more is asked of the other side than to be there."""
+        return bool(self.expect_peer) or self.tls is not None
 
     @property
     def protocol(self) -> ModuleType:
@@ -90,6 +99,19 @@ def target_options(function: Function) -> Function:
     )
     @timeout_option
     @click.option("--wait", is_flag=True, help="Wait for a service that is not there yet.")
+    @click.option(
+        "--expect-peer",
+        type=RuleType(),
+        multiple=True,
+        help="Who has to be at the other end: a VM's name or id, parent, cid:3, uid:1000.",
+    )
+    @tls_options("Encrypt, and believe a server whose certificate this CA has signed.")
+    @click.option(
+        "--tls-name",
+        multiple=True,
+        metavar="NAME",
+        help="What the server's certificate has to say, if not the name of its VM.",
+    )
     @functools.wraps(function)
     def command(
         *args: Any,
@@ -98,14 +120,56 @@ def target_options(function: Function) -> Function:
         foreign: bool,
         timeout: float,
         wait: bool,
+        expect_peer: tuple[str, ...],
+        tls_name: tuple[str, ...],
         protos: tuple[str, ...] = (),
         include: tuple[str, ...] = (),
+        tls_ca: str | None,
+        tls_cert: str | None,
+        tls_key: str | None,
         **others: Any,
     ) -> Any:
-        target = Target(address, msgpack, timeout or None, wait, protos, include, foreign)
+        target = Target(
+            address,
+            msgpack,
+            timeout or None,
+            wait,
+            protos,
+            include,
+            foreign,
+            expect_peer,
+            tls_of(tls_ca, tls_cert, tls_key, tls_name),
+        )
         return function(*args, target=target, **others)
 
     return command  # type: ignore[return-value]
+
+
+def tls_options(authority: str) -> Callable[[Function], Function]:
+    """Options that name the files of TLS; `authority` says what a CA is good for on this side."""
+    file = click.Path(exists=True, dir_okay=False)
+
+    def add(function: Function) -> Function:
+        for name, meaning in (
+            ("--tls-key", "Its private key, if that is a file of its own."),
+            ("--tls-cert", "The certificate of this side."),
+            ("--tls-ca", authority),
+        ):
+            function = click.option(name, type=file, help=meaning)(function)
+        return function
+
+    return add
+
+
+def tls_of(
+    ca: str | None, certificate: str | None, key: str | None, names: tuple[str, ...] = ()
+) -> Tls | None:
+    """What the options come to; None when TLS was not asked for."""
+    if not (ca or certificate):
+        if key or names:
+            raise click.UsageError("--tls-key and --tls-name need --tls-ca or --tls-cert")
+        return None
+    return Tls(ca=ca, certificate=certificate, key=key, names=names)
 
 
 def proto_options(function: Function) -> Function:

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import Result
 
 import hvrpc.msgpack
 from hvrpc.cli.errors import ExitCode, Failure
@@ -21,8 +23,9 @@ from hvrpc.cli.notify import Notifier
 from hvrpc.cli.reloading import changes, snapshot
 from hvrpc.testing import Fabric
 
+from ..certificates import Certificates
 from ..sockets.places import short_folder
-from .processes import ON_WINDOWS, POSIX_ONLY, WAIT, serve
+from .processes import ON_WINDOWS, POSIX_ONLY, WAIT, Served, serve
 from .runs import run
 from .servers import PROTO
 from .world import PROTO as WORLD
@@ -293,6 +296,87 @@ def test_servicers_and_others_are_not_mixed(shop_module: Path) -> None:
     ) as served:
         assert served.process.wait(WAIT) == ExitCode.USAGE
         served.wait_for("Agent is no gRPC servicer")
+
+
+# --- Who may call, and TLS -------------------------------------------------------------------------
+
+
+def serve_either(greeters: Path, protocol: str, *words: object) -> AbstractContextManager[Served]:
+    """A servicer over gRPC, or the same over msgpack-RPC."""
+    flags = ["--msgpack"] if protocol == "msgpack" else []
+    return serve("greeters:Blocking", "-l", "local://loopback/0", *flags, *words, folder=greeters)
+
+
+def say_hello(protocol: str, address: str, *words: object) -> Result:
+    if protocol == "msgpack":
+        return run("call", "--msgpack", *words, address, "helloworld.Greeter.SayHello", "name=x")
+    return run("call", *words, address, "SayHello", "name=x")
+
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "msgpack"])
+
+
+@posix
+@PROTOCOLS
+def test_who_may_not_call_is_refused(greeters: Path, protocol: str) -> None:
+    with serve_either(greeters, protocol, "--allow", "uid:1") as served:
+        result = say_hello(protocol, served.address())
+        assert result.exit_code == ExitCode.NO_CONNECTION, result.stderr
+        served.wait_for("refused local:")
+    with serve_either(greeters, protocol, "--allow", f"uid:{os.getuid()}") as served:
+        assert say_hello(protocol, served.address()).exit_code == 0
+
+
+@posix
+@PROTOCOLS
+def test_one_who_is_not_expected_is_not_called(greeters: Path, protocol: str) -> None:
+    with serve_either(greeters, protocol) as served:
+        address = served.address()
+        expected = say_hello(protocol, address, "--expect-peer", f"uid:{os.getuid()}")
+        assert expected.exit_code == 0, expected.stderr
+        result = say_hello(protocol, address, "--expect-peer", "uid:1")
+        assert result.exit_code in (ExitCode.NOT_ALLOWED, ExitCode.NO_CONNECTION)
+        assert "uid:1" in result.stderr
+
+
+@posix
+@PROTOCOLS
+def test_tls_both_ways(greeters: Path, protocol: str, certificates: Certificates) -> None:
+    files = certificates.folder
+    words = ["--tls-cert", files / "host.pem", "--tls-key", files / "host-key.pem"]
+    with serve_either(greeters, protocol, *words, "--tls-ca", files / "ca.pem") as served:
+        address = served.address()
+        ours = ["--tls-cert", files / "web.pem", "--tls-key", files / "web-key.pem"]
+        believed = ["--tls-ca", files / "ca.pem", *ours]
+        result = say_hello(protocol, address, *believed)
+        assert (result.exit_code, result.stderr) == (0, "")
+        for wrong in (
+            [],
+            ["--tls-ca", files / "ca.pem"],
+            ["--tls-ca", files / "stranger-ca.pem", *ours],
+            [*believed, "--tls-name", "somebody else"],
+        ):
+            result = say_hello(protocol, address, "--timeout", 5, *wrong)
+            assert result.exit_code in (
+                ExitCode.NO_CONNECTION,
+                ExitCode.NOT_ALLOWED,
+                ExitCode.TOO_LATE,
+            ), (wrong, result.stderr)
+            assert result.stderr.startswith("error  ")
+
+
+@posix
+def test_files_that_cannot_be_used_are_told_before_anything_is_served(
+    folder: Path, certificates: Certificates
+) -> None:
+    certificate, key = certificates.folder / "host.pem", certificates.folder / "web-key.pem"
+    words = ["agent:Agent", "-l", "local://loopback/0", "--tls-cert", certificate, "--tls-key", key]
+    result = run("serve", *words)
+    assert result.exit_code == ExitCode.USAGE
+    assert "cannot be used" in result.stderr
+    lonely = run("health", "--msgpack", "local://loopback/0", "--tls-key", key)
+    assert lonely.exit_code == ExitCode.USAGE
+    assert "--tls-key and --tls-name need" in lonely.stderr
 
 
 # --- Service managers ------------------------------------------------------------------------------

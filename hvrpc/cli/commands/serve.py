@@ -11,8 +11,8 @@ from ...addresses import Address
 from .. import output
 from ..loading import load
 from ..reloading import Supervisor, hvrpc_again
-from ..serving import run, serving_of
-from ..targets import ADDRESS, RuleType
+from ..serving import Wanted, run, serving_of
+from ..targets import ADDRESS, RuleType, tls_of, tls_options
 
 EPILOG = """\b
 Examples:
@@ -44,6 +44,7 @@ Then, from the host:
     multiple=True,
     help="Who may call: parent, children, a VM's name or id, cid:3, uid:1000. Else everybody may.",
 )
+@tls_options("Ask callers for certificates that this CA has signed.")
 @click.option("--msgpack", is_flag=True, help="Over msgpack-RPC, also what gRPC could serve.")
 @click.option(
     "--threads",
@@ -65,6 +66,9 @@ def command(
     objects: tuple[str, ...],
     addresses: tuple[Address, ...],
     allow: tuple[str, ...],
+    tls_ca: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
     msgpack: bool,
     threads: int | None,
     grace: float,
@@ -76,6 +80,8 @@ def command(
     offers its functions. gRPC servicers are served over gRPC, with reflection and health; everything
     else over msgpack-RPC. MODULE may be a file, and is looked for in the working directory, too.
 
+    With --tls-cert the connections are encrypted; `hvrpc credentials new` makes the files.
+
     SIGTERM lets calls under way finish, and exits with 0. A service manager is told when callers can
     connect (systemd: Type=notify, WatchdogSec=).
     """
@@ -85,10 +91,13 @@ def command(
                 f"{addresses_without_port[0]} would be another port each time: name one"
             )
         words = [*objects, *_again(addresses, allow, msgpack, threads, grace)]
+        files = (("--tls-ca", tls_ca), ("--tls-cert", tls_cert), ("--tls-key", tls_key))
+        words += [word for option, file in files if file for word in (option, file)]
         output.say(f"watching {os.getcwd()} for changes", "dim", stderr=True)
         return Supervisor(hvrpc_again("serve", *words), [os.getcwd()], grace=grace).run()
     serving = serving_of([load(each) for each in objects], msgpack=msgpack, threads=threads)
-    return run(serving, addresses, allow=Access(allow) if allow else None, grace=grace)
+    wanted = Wanted(Access(allow) if allow else None, tls_of(tls_ca, tls_cert, tls_key))
+    return run(serving, addresses, wanted, grace=grace)
 
 
 def _again(
