@@ -78,6 +78,11 @@ class Side:
         self.server = server
         return server
 
+    async def serve_again(self, **methods: Any) -> Any:
+        """Stop the server, and start another one in its place."""
+        await self.server.stop(None)
+        return await self.serve(**methods)
+
     def channel(self, **settings: Any) -> aio.Channel:
         """A channel; closed after the test."""
         channel = aio.insecure_channel(self.address, **settings)
