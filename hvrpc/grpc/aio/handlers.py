@@ -32,8 +32,8 @@ class Behaviour:
         )
         """Requests, responses."""
         self.function: Any = getattr(handler, _NAMES[self.streams])
-        self.generates = inspect.isasyncgenfunction(self.function)
-        self.blocks = not (self.generates or _is_coroutine_function(self.function))
+        self.generates = _is(inspect.isasyncgenfunction, self.function)
+        self.blocks = not (self.generates or _is(inspect.iscoroutinefunction, self.function))
 
 
 _NAMES: Final = {
@@ -44,8 +44,9 @@ _NAMES: Final = {
 }
 
 
-def _is_coroutine_function(function: Any) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.isawaitable(function)
+def _is(kind: Callable[[Any], bool], function: Any) -> bool:
+    """Whether calling it gives a coroutine, say: also if it is an object that can be called."""
+    return kind(function) or kind(getattr(function, "__call__", None))  # noqa: B004
 
 
 class Requests:

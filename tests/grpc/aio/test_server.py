@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -344,6 +345,39 @@ def test_blocking_handlers_run_in_the_pool() -> None:
 
     run(main)
     assert threads == {"own"}
+
+
+class Answer:
+    """A handler that is an object."""
+
+    async def __call__(self, request: bytes, context: Any) -> bytes:
+        await asyncio.sleep(0)
+        return request
+
+
+class Answers:
+    async def __call__(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        yield request
+
+
+def test_handlers_may_be_objects() -> None:
+    async def main() -> None:
+        async with serving(unary_unary=Answer(), unary_stream=Answers()) as side:
+            assert await side.method("unary_unary")(b"x") == b"x"
+            assert await all_of(side.method("unary_stream")(b"x")) == [b"x"]
+
+    run(main)
+
+
+def test_handlers_may_be_partial() -> None:
+    async def greet(greeting: bytes, request: bytes, context: Any) -> bytes:
+        return greeting + request
+
+    async def main() -> None:
+        async with serving(unary_unary=functools.partial(greet, b"hello ")) as side:
+            assert await side.method("unary_unary")(b"x") == b"hello x"
+
+    run(main)
 
 
 # --- Interceptors -------------------------------------------------------------------------------
