@@ -159,10 +159,9 @@ class Caller:
         connection = self._connection(deadline, now)
         core = connection.core
         call = Call()
-        core.request(method, params, call)
+        item = core.prepare(method, params, call)
         try:
-            connection.push()
-            if not connection.wait(call, deadline, limit):
+            if not connection.call(item, call, deadline, limit):
                 raise late(core, call, method, self.address, limit)
         except BaseException:
             self._abandon(connection, call)

@@ -28,6 +28,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from msgpack import unpackb
+
 from ..access import Peer
 from ..errors import (
     ConnectionLost,
@@ -44,7 +46,16 @@ from .limits import DEFAULT, Limits
 from .service import Caller, Context, Method, Service, is_async_result
 from .streams import Early, ItemCall, Producer
 from .values import BadValue, short_repr
-from .wire import NOTIFICATION, REQUEST, RESPONSE, Decoder, Encoder, broken
+from .wire import (
+    NOTIFICATION,
+    ONLY,
+    REQUEST,
+    RESPONSE,
+    TIMESTAMP,
+    Decoder,
+    Encoder,
+    broken,
+)
 from .writers import explain
 
 if TYPE_CHECKING:
@@ -139,6 +150,8 @@ class MsgpackCore(Core):
         self._descriptions = descriptions
         self._encoder = Encoder(extensions.default)
         self._decoder = Decoder(limits, extensions.ext_hook, codecs)
+        self._codes = extensions._unpackers
+        self._longest_name = limits.method
         self._ids = itertools.count(1)
         self._unfinished: frozenset[int] | None = None
         self._in_flight = limits.in_flight
@@ -150,6 +163,51 @@ class MsgpackCore(Core):
         self._decoder.filled(size)
         self.target = self._decoder.target
         self.has_more = self._decoder.has_more
+
+    def answers(self, data: bytes, call: Call) -> bool:
+        decoder = self._decoder
+        if decoder.has_more or decoder.fed != decoder.start or self._codes:
+            return False
+        if len(data) > ONLY or TIMESTAMP in data:
+            return False
+        try:
+            kind, number, error, value = unpackb(data)
+        except Exception:
+            return False  # half a message, two of them, or something else
+        if kind != RESPONSE or number != call.key or error is not None:
+            return False
+        if self.pending.pop(number, None) is not call:
+            return False  # another thread has given it up just now
+        call.value = value
+        call.done = True
+        return True
+
+    def only_work(self, data: bytes) -> Work | None:
+        decoder = self._decoder
+        if decoder.has_more or decoder.fed != decoder.start or self._codes:
+            return None
+        if len(data) > ONLY or TIMESTAMP in data:
+            return None
+        try:
+            kind, number, name, params = unpackb(data)
+            method = self._table[name]
+        except Exception:
+            return None  # half a message, two of them, or something else
+        active = self.active
+        if (
+            kind != REQUEST
+            or type(params) is not list
+            or type(number) is not int
+            or len(active) >= self._in_flight
+            or number in active
+        ):
+            return None
+        active[number] = None
+        # In this order: whoever says goodbye looks into `active` afterwards.
+        if self.leaving:
+            self._refuse_leaving(number)
+            return None
+        return method, number, params, None, None
 
     def digest(self, data: Buffer | None, work: deque[Any]) -> None:
         decoder = self._decoder
@@ -418,7 +476,21 @@ class MsgpackCore(Core):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         """Queue a call."""
-        if type(method) is not str or len(method) > self.limits.method:
+        call.item = item = self.prepare(method, params, call, named, options)
+        self.outgoing.append(item)
+        # Had the connection ended in between, its end would not have found this call.
+        self.check(call)
+
+    def prepare(
+        self,
+        method: str,
+        params: Any,
+        call: Call,
+        named: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Make the message of a call that is to be sent now, and expect the answer."""
+        if type(method) is not str or len(method) > self._longest_name:
             self._check_name(method)
         pending = self.pending
         number = next(self._ids)
@@ -432,14 +504,14 @@ class MsgpackCore(Core):
         except Exception as error:
             raise self._explained(params, "params", error) from error
         call.key = number
-        call.item = item
         pending[number] = call
-        self.outgoing.append(item)
-        # Had the connection ended in between, its end would not have found this call.
+        return item
+
+    def check(self, call: Call) -> None:
         lost = self.failure
-        if lost is not None and pending.pop(number, None) is call:
+        if lost is not None and self.pending.pop(call.key, None) is call:
             # Another thread may even have sent it in the meantime.
-            call.fail(self._failure_of(call, number, lost, _ids_of(self.outgoing)))
+            call.fail(self._failure_of(call, call.key, lost, _ids_of(self.outgoing)))
 
     def _check_name(self, method: Any) -> None:
         """A name that the other side would take for nonsense must not reach it."""
@@ -889,7 +961,7 @@ class MsgpackCore(Core):
         self, call: Call, number: int, lost: HvrpcError, queued: set[int]
     ) -> HvrpcError:
         """Whether this call may have run is known for each call by itself."""
-        not_sent = id(call.item) in queued
+        not_sent = call.item is None or id(call.item) in queued
         # Our own servers say in the end what they leave unfinished: what is neither answered nor
         # on that list was never begun.
         not_taken = self._unfinished is not None and number not in self._unfinished

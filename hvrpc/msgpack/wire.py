@@ -47,6 +47,11 @@ MAX_SCRATCHES: Final = 4
 FIRST_BUFFER: Final = 4 * 1024
 """What a codec sets aside for a connection that may never say much; it grows with use."""
 
+ONLY: Final = 8 * 1024
+"""Bytes of a message that is looked at whole, before the codec that can wait for the rest."""
+TIMESTAMP: Final = b"\xff"
+"""The type of msgpack's timestamps: what has no such byte has none."""
+
 LEAST: Final = 4 * 1024
 """Bytes of a large value that must have arrived before room is made for the rest."""
 TRUST: Final = 64
@@ -99,8 +104,9 @@ class Decoder:
         self._unpack: Callable[[], Any] = _nothing_to_use
         self._consumed: Callable[[], int] = _nothing_to_use
         self._feed: Callable[[Any], Any] = _nothing_to_use
-        self._fed = 0
-        self._start = 0
+        self.fed = 0
+        """Bytes that have come; while it equals `start`, no message has begun."""
+        self.start = 0
         """Where the message that is being read began."""
         self._chunk: Buffer = b""
         self.has_more = False
@@ -127,7 +133,7 @@ class Decoder:
         self._unpack = codec.unpack
         self._consumed = codec.tell
         self._feed = codec.feed
-        self._fed = self._start = codec.tell()
+        self.fed = self.start = codec.tell()
 
     def _reset(self) -> None:
         limits = self._limits
@@ -155,7 +161,7 @@ class Decoder:
         if self._codec is None:
             self._borrow_codec()
         self._feed(data)
-        self._fed += len(data)  # type: ignore[arg-type]
+        self.fed += len(data)  # type: ignore[arg-type]
         self._chunk = data
         self.has_more = True
 
@@ -164,7 +170,7 @@ class Decoder:
         if self._codec is None:
             self._borrow_codec()
         self._feed(data)
-        self._fed += len(data)  # type: ignore[arg-type]
+        self.fed += len(data)  # type: ignore[arg-type]
         self._chunk = data
         if self._ready is None:
             try:
@@ -174,8 +180,8 @@ class Decoder:
                 return None
             if message is None:
                 raise broken(_NIL_IS_NONE)
-            self._start = consumed = self._consumed()
-            if consumed != self._fed:
+            self.start = consumed = self._consumed()
+            if consumed != self.fed:
                 self.has_more = True
             else:
                 self.has_more = False
@@ -205,8 +211,8 @@ class Decoder:
             return None
         if message is None:
             raise broken(_NIL_IS_NONE)
-        self._start = consumed = self._consumed()
-        if consumed == self._fed:
+        self.start = consumed = self._consumed()
+        if consumed == self.fed:
             self.has_more = False
             if self._codecs is not None:
                 self._return_codec()
@@ -221,11 +227,11 @@ class Decoder:
 
     def _incomplete(self) -> None:
         """A message has begun and not ended: is it too long, or one with a large value?"""
-        have = self._fed - self._start
+        have = self.fed - self.start
         if have > self._limits.message:
             raise broken(f"a message is longer than the {self._limits.message} bytes allowed")
         chunk = memoryview(self._chunk)
-        begin = self._start - (self._fed - len(chunk))
+        begin = self.start - (self.fed - len(chunk))
         if begin >= 0 and have >= LEAST:
             found = _read_head(chunk[begin:])
             if found is not None:

@@ -38,7 +38,8 @@ class Call:
     key: Any = None
     """By which name the core knows it."""
     item: object = None
-    """What was queued to be sent for it: while it is in the queue, nothing has been sent."""
+    """What was queued to be sent for it: while it is in the queue, nothing has been sent. None: it has
+    not come to that."""
     wake: Callable[[], object] | None = None
 
     def fail(self, failure: HvrpcError) -> None:
@@ -114,6 +115,23 @@ class Core(ABC):
         provoked. The bytes may be counted only when they matter."""
         ours = list(self.calls())
         return len(self.outgoing) - len(ours), answers_size(self.outgoing, ours)
+
+    def check(self, call: Call) -> None:
+        """Fail a call that came too late to be found by the end of the connection."""
+
+    def answers(self, data: bytes, call: Call) -> bool:
+        """Whether received bytes are the answer to a call and nothing else. Then it is done.
+
+        For the usual case, in which every step counts. False: nothing was done, digest them.
+        """
+        return False
+
+    def only_work(self, data: bytes) -> Any | None:
+        """The work that received bytes ask for, when they are one small request and nothing else.
+
+        The same for the other side. None: nothing was done, digest them.
+        """
+        return None
 
     has_more: bool = False
     """Whether there are bytes that `digest` has not come to yet."""

@@ -79,6 +79,7 @@ class Connection(Generic[CoreT]):
         *,
         heartbeat: Heartbeat | None = None,
         watchful: bool = False,
+        serves: bool = False,
         on_end: Callable[[Connection[CoreT]], object] | None = None,
     ) -> None:
         self.stream = stream
@@ -118,8 +119,14 @@ class Connection(Generic[CoreT]):
         self._handler_done = threading.Event()
         self._disposed = False
         self._over = threading.Event()
-        if heartbeat is not None:
-            self._io.set_tick(heartbeat.interval)
+        self._tick = FOREVER
+        """Seconds after which a receive ends without a byte."""
+        if heartbeat is not None and (watchful or not serves):
+            self._set_tick(heartbeat.interval)
+
+    def _set_tick(self, seconds: float) -> None:
+        self._tick = seconds
+        self._io.set_tick(seconds)
 
     # --- Sending -------------------------------------------------------------------------------
 
@@ -293,6 +300,65 @@ class Connection(Generic[CoreT]):
 
     # --- Waiting for an answer -------------------------------------------------------------------
 
+    def call(self, item: Any, call: Call, deadline: float | None, left: float | None) -> bool:
+        """Send what a call says, and wait until it is done; False when the deadline came first.
+
+        A lone caller with a small message, which is the usual case, takes the lead and sends at
+        once; everybody else queues, pushes and waits.
+        """
+        queue = self._queue
+        lead = self._lead
+        if self.ended:
+            self.core.check(call)
+        if type(item) is not bytes or queue or self._blocked or not lead.acquire(False):
+            queue.append(item)
+            call.item = item
+            self.push()
+            return self.wait(call, deadline, left)
+        try:
+            if self._writer.acquire(False):
+                try:
+                    call.item = item  # from now on it may have been sent
+                    sent = self._send(item, SEND_NOW)
+                    if sent != len(item):
+                        self._rest = memoryview(item)[sent:]
+                except OSError:
+                    # It comes again in a moment, and is dealt with there.
+                    queue.appendleft(item)
+                finally:
+                    self._writer.release()
+            else:
+                queue.append(item)
+                call.item = item
+            if queue or self._rest is not None:
+                self.push()
+            elif (left is None or left >= self._tick) and self.core.target is None:
+                # Nearly always the next thing that comes is the answer.
+                try:
+                    data = self._recv(CHUNK)
+                except OSError:
+                    data = b""  # silence, or the end: that is told again in a moment
+                if data:
+                    if self._heartbeat is not None:
+                        self._heartbeat._heard = True
+                    if self.core.answers(data, call):
+                        return True
+                    self._digest(data)
+            if not (self._blocked or call.done or self._lead_until(call, deadline, left)):
+                return False
+        except BaseException as error:
+            # It may have struck between the queue and the kernel: half a message may be missing.
+            self._interrupted(error)
+            raise
+        finally:
+            lead.release()
+            if self._waiters:
+                self._promote()
+            if self.ended:
+                self._dispose()
+        # Not done yet when there is no room to send, or when another thread is just ending it.
+        return call.done or self.wait(call, deadline, left)
+
     def wait(self, call: Call, deadline: float | None, left: float | None = None) -> bool:
         """Wait until a call is done; False when the deadline came first.
 
@@ -331,14 +397,18 @@ class Connection(Generic[CoreT]):
     def _lead_until(self, call: Call, deadline: float | None, left: float | None) -> bool:
         """Read for everybody until one's own call is done. The lead is held."""
         core = self.core
+        answers = core.answers
         recv = self._recv
         queue = self._queue
         backlog = self._backlog
+        heartbeat = self._heartbeat
         if deadline is not None:
             if left is None:
                 left = deadline - time.monotonic()
-            if left < self._io.tick:
-                self._io.set_tick(max(left, 0.001))
+            if left < self._tick:
+                self._set_tick(max(left, 0.001))
+        if heartbeat is not None and self._tick > heartbeat.interval:
+            self._set_tick(heartbeat.interval)  # a server's, which has not called before
         while True:
             if core.target is not None or self._blocked:
                 self._receive()
@@ -357,8 +427,10 @@ class Connection(Generic[CoreT]):
                 if not data:
                     self.end(None)
                     return True
-                if self._heartbeat is not None:
-                    self._heartbeat._heard = True
+                if heartbeat is not None:
+                    heartbeat._heard = True
+                if answers(data, call):
+                    return True
                 try:
                     core.digest(data, backlog)
                 except ProtocolError as error:
@@ -444,7 +516,7 @@ class Connection(Generic[CoreT]):
         """Something waits to be sent: wait for room, and for bytes if more may be taken in."""
         more = not self._overfull()
         readable, writable = self._io.wait(
-            readable=more, writable=True, seconds=min(self._io.tick, SLICE)
+            readable=more, writable=True, seconds=min(self._tick, SLICE)
         )
         if writable:
             self.push()
@@ -488,14 +560,14 @@ class Connection(Generic[CoreT]):
         # Never longer than a heartbeat: whoever waits next relies on it.
         tick = FOREVER if self._heartbeat is None else self._heartbeat.interval
         if self._heartbeat is not None and (self._watchful or self.core.waiting):
-            tick = self._ask_for_life(now, self._io.tick)
+            tick = self._ask_for_life(now, self._tick)
             if self.ended:
                 return True  # and with it every call has
         if deadline is not None:
             if now >= deadline:
                 return False
             tick = min(tick, deadline - now)
-        self._io.set_tick(max(tick, 0.001))
+        self._set_tick(max(tick, 0.001))
         return True
 
     def refresh(self) -> None:
@@ -537,6 +609,8 @@ class Connection(Generic[CoreT]):
         by then.
         """
         core = self.core
+        only_work = core.only_work
+        serve = core.serve
         lead = self._lead
         queue = self._queue
         backlog = self._backlog
@@ -572,8 +646,43 @@ class Connection(Generic[CoreT]):
                         if queue:
                             self.push()
                         data = self._read_on()
-                        if data is None and not core.has_more:
-                            continue
+                        if data is None:
+                            if not core.has_more:
+                                continue
+                        else:
+                            work = only_work(data)
+                            if work is not None:
+                                # Nearly always: one small request, carried out and answered at once.
+                                data = None
+                                lead.release()
+                                leading = False
+                                if self._waiters:
+                                    self._promote()
+                                self._handled = self.serving = self._handled + 1
+                                if watch.asleep:
+                                    watch.wake()
+                                serve(work)
+                                if queue:
+                                    self.push()
+                                if self.stopping:
+                                    self._handler_done.set()
+                                if self._reader is me and lead.acquire(False):
+                                    leading = True
+                                    if self._reader is me:
+                                        self.serving = 0
+                                        if self._blocked and self._overfull():
+                                            self._overflow = True
+                                        continue
+                                    self._give_up_lead()
+                                    leading = False
+                                self.flush()
+                                self._handler_done.set()
+                                if not self._return_to_lead(me):
+                                    return
+                                leading = True
+                                self.serving = 0
+                                core.throttled = False
+                                continue
                     try:
                         core.digest(data, backlog)
                     except ProtocolError as error:

@@ -158,6 +158,7 @@ class Server(Generic[CoreT]):
             self._make_core(stream, get),
             heartbeat=Heartbeat(self._dead_after),
             watchful=self._watch_idle,
+            serves=True,
             on_end=self._forget,
         )
         connection.life.happened(Event.PROVEN)
