@@ -21,6 +21,7 @@ from hvrpc.cli.doctor.farside import FarSide, pattern
 from hvrpc.cli.doctor.selftest import STEPS, Battery, Step
 from hvrpc.sockets import Stream
 
+from ...rigs import guard
 from ..runs import PROGRAM, TIMEOUT, run, run_process
 
 pytestmark = pytest.mark.timeout(180)
@@ -28,6 +29,10 @@ pytestmark = pytest.mark.timeout(180)
 
 LONG = 120
 """Seconds for a whole battery on a machine that has much else to do."""
+
+
+KNOWN_FAULTS = {"kill in mid-transfer"} if guard.under_wine() else set[str]()
+"""Wine mostly leaves the socket open of a process that is killed while it sends, TCP's too."""
 
 
 def take(address: Address, *names: str) -> list[Step]:
@@ -41,8 +46,9 @@ def test_both_ends_on_this_machine(tmp_path: Path) -> None:
     result = run("doctor", "--selftest", "--megabytes", 2, "--report", report)
     told = json.loads(report.read_text(encoding="utf-8"))
     assert [step["name"] for step in told["selftest"]] == [*STEPS]
-    assert [step["error"] for step in told["selftest"]] == [None] * len(STEPS), result.output
-    assert "selftest passed" in result.stdout
+    failed = {step["name"] for step in told["selftest"] if step["error"] is not None}
+    assert failed <= KNOWN_FAULTS, result.output
+    assert f"selftest {'failed' if failed else 'passed'}" in result.stdout
     assert told["machine"]["python"] == [*sys.version_info[:3]]
     latency = next(step for step in told["selftest"] if step["name"] == "latency")
     assert latency["figures"]["p50_us"] > 0
