@@ -19,12 +19,12 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Final
 
-from hvrpc import access, addresses, errors
+from hvrpc import access, addresses, errors, tls
 from hvrpc.cli import manual
 from hvrpc.grpc import options as grpc_options
 from hvrpc.msgpack import calling, core, limits, streams
 from hvrpc.session import aio, opening, threads
-from hvrpc.sockets import causes, families, options
+from hvrpc.sockets import causes, families, options, tls_causes
 
 DOCS = Path(__file__).resolve().parent
 
@@ -110,6 +110,12 @@ def windows_errors() -> str:
 def linux_errors(meanings: Mapping[int, causes.Meaning]) -> str:
     rows = ((errno.errorcode[code], *_columns(meaning)) for code, meaning in meanings.items())
     return table("errno|what it means here|what to do|class", rows)
+
+
+def tls_errors() -> str:
+    meanings = dict.fromkeys(each for each in tls_causes.MEANINGS.values() if each.denied)
+    rows = ((f"… {meaning.problem}", meaning.remedy) for meaning in meanings)
+    return table("the other side|what to do", rows)
 
 
 def ends_on_windows() -> str:
@@ -217,6 +223,8 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "socket families": socket_families,
     "socket options": lambda: attributes(options.Options),
     "peer": lambda: attributes(access.Peer),
+    "TLS": lambda: attributes(tls.Tls),
+    "TLS errors": tls_errors,
     "named VMs": named_vms,
     "msgpack limits": lambda: attributes(limits.Limits),
     "msgpack numbers": msgpack_numbers,
