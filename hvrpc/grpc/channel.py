@@ -506,6 +506,8 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
         if timeout is not None or given:
             extra = self.extra(timeout, given)
             if timeout is not None:
+                if timeout <= 0:
+                    raise RpcError((), DEADLINE_EXCEEDED)
                 deadline = now + timeout
         if credentials is not None or self._calls is not None:
             vouched = self._vouched(credentials, deadline)

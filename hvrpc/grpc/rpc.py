@@ -92,6 +92,11 @@ class Rpc(RpcError):
         self._extra = method.extra(timeout, given)
         self._fields, self._compression = method.fields(compression)
         self._vouched: Fields = ()
+        if timeout is not None and timeout <= 0:
+            # Or a quick server might still be quicker than its own look at the clock.
+            self._vouching = None
+            self._refuse(DEADLINE_EXCEEDED)
+            return
         channel = method.channel
         try:
             self._vouching = method.vouch(credentials)

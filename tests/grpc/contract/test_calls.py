@@ -309,14 +309,16 @@ class TestClientStream:
             over.set()
 
     def test_a_request_iterator_that_raises_cancels_the_call(self, bench: Bench) -> None:
-        ended = threading.Event()
+        entered, ended = threading.Event(), threading.Event()
 
         def wait(requests: Iterator[bytes], context: Any) -> bytes:
-            context.add_callback(ended.set)
+            assert context.add_callback(ended.set)
+            entered.set()
             return b"".join(requests)
 
         def broken() -> Iterator[bytes]:
             yield b"first"
+            assert entered.wait(WAIT)
             raise ValueError("of the caller")
 
         with pytest.raises(grpc.RpcError) as caught:

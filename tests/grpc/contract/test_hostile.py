@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -34,6 +35,26 @@ from .raw import (
 
 Code = grpc.StatusCode
 
+ON_LOOP = {
+    "native aio": replace(
+        engines.BLOCKING[engines.NATIVE], name="native aio", module=f"{__package__}.on_loop"
+    )
+}
+"""Our server for asyncio, which meets the same clients."""
+
+servers = pytest.mark.parametrize(
+    "bench",
+    engines.pairs(engines.BLOCKING, mixed=False) + engines.pairs(ON_LOOP),
+    indirect=True,
+)
+our_servers = pytest.mark.parametrize(
+    "bench",
+    [
+        *engines.pairs(engines.BLOCKING, mixed=False, wanted=lambda name: name == engines.NATIVE),
+        *engines.pairs(ON_LOOP),
+    ],
+    indirect=True,
+)
 ours = pytest.mark.parametrize(
     "bench",
     engines.pairs(engines.BLOCKING, mixed=False, wanted=lambda name: name == engines.NATIVE),
@@ -53,7 +74,7 @@ def number_of(code: grpc.StatusCode) -> str:
     return str(code.value[0])
 
 
-@each_engine
+@servers
 class TestClientsOfAServer:
     """What a server of ours answers to strange clients, while others go on."""
 
@@ -268,7 +289,7 @@ class TestAttacksOnAServer:
     How much a C core bears of which is its own affair, so this is not tried with grpcio.
     """
 
-    @ours
+    @our_servers
     @pytest.mark.parametrize(
         "attack",
         [
@@ -438,9 +459,9 @@ class TestServersOfAClient:
 
     def test_an_endless_message_ends_at_the_limit(self, bench: Bench) -> None:
         def talk(raw: Raw, stream: int) -> None:
-            raw.send(
-                raw.headers(stream, RESPONSE), raw.data(stream, message(b"", length=2**32 - 1))
-            )
+            raw.send(raw.headers(stream, RESPONSE))
+            raw.send(raw.data(stream, message(b"", length=2**32 - 1)))
+            raw.send(raw.data(stream, bytes(1000)))
 
         assert outcome_of(bench, greeted(talk)).code is Code.RESOURCE_EXHAUSTED
 
