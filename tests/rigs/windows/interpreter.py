@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from ..project import Tools, Wheels, requirements
 from ..stages import SetupError
 
 SHIM_SOURCE = Path(__file__).parent / "shim"
+LACKING_SOURCE = Path(__file__).parent / "lacking"
+"""Libraries of Windows that Wine does not have: a file of C for each."""
 PINS = Path(__file__).with_name("wheels.txt")
 COMPILER = "x86_64-w64-mingw32-gcc"
 
@@ -68,7 +71,8 @@ def make_interpreter(cache: Path, tools: Tools, version: str) -> Path:
         base / "download", repr(release), lambda folder: _fetch(release, tools, folder)
     )
     wheels = wheels_for(version)
-    shim = make_once(base / "shim", _shim_recipe(), _compile_shim)
+    shim = make_once(base / "shim", _recipe(SHIM_SOURCE), _compile_shim)
+    lacking = make_once(base / "lacking", _recipe(LACKING_SOURCE), _compile_lacking)
 
     def assemble(folder: Path) -> None:
         _unpack(archive / "data.zip", release, folder)
@@ -76,8 +80,11 @@ def make_interpreter(cache: Path, tools: Tools, version: str) -> Path:
         tools.install_wheels(site, wheels)
         for file in shim.iterdir():
             shutil.copy(file, site)
+        for file in lacking.iterdir():
+            shutil.copy(file, folder)  # where Windows looks first: beside python.exe
 
-    recipe = f"{release!r}\n{wheels.recipe()}\n{digest(Path(__file__))}\n{_shim_recipe()}"
+    recipe = f"{release!r}\n{wheels.recipe()}\n{digest(Path(__file__))}\n"
+    recipe += _recipe(SHIM_SOURCE) + _recipe(LACKING_SOURCE)
     return make_once(base / "python", recipe, assemble)
 
 
@@ -116,20 +123,27 @@ def _unpack(archive: Path, release: Release, folder: Path) -> None:
     (folder / "Lib" / "site-packages").mkdir()
 
 
-def _shim_recipe() -> str:
-    return digest(*(file for file in SHIM_SOURCE.iterdir() if file.is_file()))
+def _recipe(source: Path) -> str:
+    return digest(*(file for file in source.iterdir() if file.is_file()))
 
 
 def _compile_shim(folder: Path) -> None:
-    sources = [str(source) for source in sorted(SHIM_SOURCE.glob("*.c"))]
-    library = folder / "hvshim.dll"
+    sources = sorted(SHIM_SOURCE.glob("*.c"))
+    _compile(folder / "hvshim.dll", sources, "-lws2_32", "-ladvapi32", "-lrpcrt4")
+    shutil.copy(SHIM_SOURCE / "hvshim.py", folder)
+    (folder / "hvshim.pth").write_text("import hvshim\n")
+
+
+def _compile_lacking(folder: Path) -> None:
+    for source in LACKING_SOURCE.glob("*.c"):
+        _compile(folder / f"{source.stem}.dll", [source], "-ladvapi32")
+
+
+def _compile(library: Path, sources: Sequence[Path], *libraries: str) -> None:
     command = [COMPILER, "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-s", "-shared"]
-    command += ["-static-libgcc", "-o", str(library), *sources]
-    command += ["-lws2_32", "-ladvapi32", "-lrpcrt4"]
+    command += ["-static-libgcc", "-o", str(library), *map(str, sources), *libraries]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, check=False
     )
     if done.returncode != 0:
-        raise SetupError(f"the shim does not compile:\n{done.stderr}")
-    shutil.copy(SHIM_SOURCE / "hvshim.py", folder)
-    (folder / "hvshim.pth").write_text("import hvshim\n")
+        raise SetupError(f"{library.name} does not compile:\n{done.stderr}")
