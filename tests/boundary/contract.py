@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ from functools import partial
 from typing import Any, Final
 
 import pytest
+
+from hvrpc.testing.leaks import Snapshot
 
 from ..sockets.background import Background, wait_until
 from .callers import CALLERS, Caller, Grpc
@@ -73,6 +76,26 @@ def calling(where: str, *names: str) -> Iterator[dict[str, Caller]]:
             made[name] = CALLERS[name][0](where.format(PORTS[name]))
             stack.callback(made[name].close)
         yield made
+
+
+@contextmanager
+def as_much_as_before() -> Iterator[None]:
+    """Afterwards there are as many threads, descriptors and processes as before.
+
+    For tests in which a machine is started anew, and so leaves others than it had.
+    """
+
+    def count() -> tuple[int, ...]:
+        now = Snapshot.take()
+        return len(now.threads), len(now.descriptors), len(now.processes)
+
+    before = count()
+    yield
+    gc.collect()
+    wait_until(lambda: count() == before, f"threads, descriptors, processes are {before} again")
+
+
+starts_a_machine = pytest.mark.may_leave("the machine is started anew; see as_much_as_before()")
 
 
 class CallContract:
@@ -152,17 +175,19 @@ class LifeContract:
             machine, {"holds {} paused": 1, "ran {} resumed": 1, "ran {} while paused": 0}
         )
 
+    @starts_a_machine
     def test_one_that_is_reset(self, machine: Machine, where: str) -> None:
         lives = machine.printed(SERVING)
-        with calling(where) as callers:
+        with as_much_as_before(), calling(where) as callers:
             self._be_lost_in_the_midst(callers, machine, "reset", machine.reset)
             machine.wait_for(SERVING, lives + 1)
             self._go_on(callers, machine, "after the reset")
         self._was_done(machine, {"holds {} reset": 1, "ran {} after the reset": 1})
 
+    @starts_a_machine
     def test_one_that_is_killed(self, machine: Machine, where: str) -> None:
         lives = machine.printed(SERVING)
-        with calling(where) as callers:
+        with as_much_as_before(), calling(where) as callers:
             self._be_lost_in_the_midst(callers, machine, "killed", machine.kill)
             self._call_in_vain(callers, "while off")
             machine.start_again()
