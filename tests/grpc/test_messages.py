@@ -228,6 +228,7 @@ def test_exactly_the_limit_unpacks() -> None:
         (gzip.compress(b"x") + b"junk", "not all input consumed"),
         (gzip.compress(b"x") + gzip.compress(b"y"), "not all input consumed"),
     ],
+    ids=["plain", "deflated", "gzip cut off", "gzip and more", "gzip twice"],
 )
 def test_what_cannot_be_unpacked(payload: bytes, cause: str) -> None:
     with pytest.raises(StatusError) as caught:
