@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from hvrpc import Address, CredentialsError, Tls
-from hvrpc.authority import Authority
 from hvrpc.security import PLAIN, Security
 from hvrpc.tls import RECORD, Codec, End, WrongName, expected_name
 
@@ -24,7 +22,9 @@ HERE = Address.parse("local://loopback/5000")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, certificates: Certificates) -> Path:
+    from hvrpc.authority import Authority
+
     authority = Authority.new()
     authority.write(tmp_path)
     authority.issue("web", ["web"]).write(tmp_path)
@@ -62,6 +62,8 @@ def test_a_file_that_cannot_be_used_is_named(
 
 
 def test_a_key_with_a_password(folder: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+
     encrypted = folder / "locked-key.pem"
     key = serialization.load_pem_private_key((folder / "web-key.pem").read_bytes(), None)
     encrypted.write_bytes(
@@ -216,8 +218,10 @@ def test_names_are_compared_without_regard_to_case_and_not_as_patterns(
             shake(certificates.tls(None, names=[name]).client().begin(HERE), server.begin(HERE))
 
 
-def test_a_common_name_is_no_name(tmp_path: Path) -> None:
+def test_a_common_name_is_no_name(tmp_path: Path, certificates: Certificates) -> None:
     """Only alternative names count, as everywhere since RFC 6125."""
+    from hvrpc.authority import Authority
+
     authority = Authority.new()
     authority.write(tmp_path)
     authority.issue("web", ["other"]).write(tmp_path)

@@ -248,9 +248,14 @@ def _unreadable(what: str, kind: str, instead: str) -> CredentialsError:
 def _from_ssl(inner: Any, name: str | None) -> Security:
     """What `grpc.ssl_channel_credentials` was given."""
     roots, key, chain = inner._pem_root_certificates, inner._private_key, inner._certificate_chain
-    context = ssl.create_default_context(cadata=None if roots is None else roots.decode())
+    # Not `create_default_context`: that is stricter about old CAs than grpcio is.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols([ALPN])
     try:
+        if roots is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(cadata=roots.decode())
         if chain is not None:
             _load_pair(context, chain, key)
     except ssl.SSLError as error:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("cryptography", reason="needs cryptography: pip install 'hvrpc[tls]'")
+
 import hvrpc.msgpack
 from hvrpc import Tls
 from hvrpc.authority import Authority
