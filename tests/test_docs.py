@@ -114,8 +114,14 @@ def blocks_in(*languages: str) -> list[object]:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> dict[str, str]:
-    """The environment of somebody who tries a block: a fabric that nobody else is on."""
-    return {**os.environ, "HVRPC_FABRIC": f"docs-{os.getpid()}-{tmp_path.name}"}
+    """The environment of somebody who tries a block: a fabric that nobody else is on, and the modules
+    (`gen`) that a page has had its reader generate."""
+    path = [str(ROOT / "examples" / "greeter"), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "HVRPC_FABRIC": f"docs-{os.getpid()}-{tmp_path.name}",
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+    }
 
 
 def run(command: list[str], where: Path, environment: dict[str, str]) -> str:

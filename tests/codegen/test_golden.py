@@ -155,3 +155,9 @@ def test_abstract_servicers_name_what_is_missing(package: str) -> None:
 
     with pytest.raises(TypeError, match="put_item"):
         Half()
+
+
+def test_the_tutorial_shows_the_proto_of_the_example() -> None:
+    page = (golden.HERE.parents[1] / "docs/tutorial/generated-code.md").read_text(encoding="utf-8")
+    proto = (golden.HERE.parents[1] / "protos/helloworld.proto").read_text(encoding="utf-8")
+    assert f"```proto\n{proto}```" in page
