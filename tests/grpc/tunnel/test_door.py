@@ -106,9 +106,14 @@ def test_saying_nothing_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> N
 def test_why_nobody_is_reached_is_remembered(caplog: pytest.LogCaptureFixture) -> None:
     with hvrpc.sockets.listen("hvsock://loopback/0") as gone:
         address = gone.address
-    assert ask(request_for(address)) == answer(HTTPStatus.SERVICE_UNAVAILABLE)
+    # A refusal, or silence where Hyper-V gives no other sign.
+    told = {
+        ConnectRefused: HTTPStatus.SERVICE_UNAVAILABLE,
+        ConnectTimeout: HTTPStatus.GATEWAY_TIMEOUT,
+    }
+    status = ask(request_for(address))
     error = tunnel.last_error(address)
-    assert isinstance(error, ConnectRefused)
+    assert status == answer(told[type(error)])  # type: ignore[index]
     wait_until(lambda: str(error) in caplog.text, "it is logged")
     with hvrpc.sockets.listen(str(address)) as back, connect() as stream:
         stream.sendall(request_for(address))
@@ -190,7 +195,7 @@ def test_a_forked_child_has_a_door_of_its_own(carrier: str) -> None:
                 new = theirs.target != mine.target and theirs.options[1] != mine.options[1]
                 again = connect()
                 again.sendall(request_for("hvsock://loopback/1"))
-                new = new and again.recv_exactly(12) == b"HTTP/1.1 503"
+                new = new and again.recv_exactly(12) in (b"HTTP/1.1 503", b"HTTP/1.1 504")
                 os.write(write, b"new" if new else b"old")
                 os._exit(0)  # its copies of the parent's connections are closed, and nothing else
             os.waitpid(child, 0)
