@@ -33,7 +33,7 @@ from .call_credentials import Pending
 from .calling import ClientCall, ClientCore
 from .connectivity import Connectivity, State
 from .credentials import INSECURE, of_channel
-from .messages import CLIENT, ENCODINGS, check_sent, compress, pack
+from .messages import CLIENT, check_sent, compress, pack
 from .options import ChannelOptions
 from .outcome import (
     CANCELLED,
@@ -45,7 +45,7 @@ from .outcome import (
     ending_of_failure,
 )
 from .rpc import StreamResponse, UnaryResponse
-from .service_config import PUSHBACK, MethodConfig, Retrying, ServiceConfig
+from .service_config import PUSHBACK, Retrying, ServiceConfig
 from .status import StatusError
 from .wire import PLAIN, Ending, request_fields
 
@@ -78,6 +78,10 @@ class Channel(grpc.Channel):
             self.config = ServiceConfig.of(self.options.service_config)
         except StatusError as error:
             self.misconfigured = error
+        self.is_plain = (
+            not self.config.methods and self.config.throttle is None and self.misconfigured is None
+        )
+        """Whether no service config has anything to say."""
         self.guard = (
             INSECURE
             if credentials is None
@@ -270,10 +274,7 @@ class Channel(grpc.Channel):
 
     def fields_of(self, path: str, compression: grpc.Compression) -> Fields:
         """What opens the calls of a method."""
-        fields = request_fields(path, self._authority, self._user_agent)
-        if compression is not PLAIN:
-            fields += ((b"grpc-encoding", ENCODINGS[compression]),)
-        return fields
+        return request_fields(path, self._authority, self._user_agent, compression)
 
 
 class Link:
@@ -349,12 +350,7 @@ class Method:
         self._fields = channel.fields_of(self.path, channel.compression)
         self._connection = channel.session.connection
         self._calls = channel.guard.calls or None
-        self._is_plain = (
-            self.config == MethodConfig()
-            and channel.config.throttle is None
-            and channel.misconfigured is None
-        )
-        """Whether no service config has anything to say about it."""
+        self._is_plain = channel.is_plain
 
     def retrying(self) -> Retrying | None:
         """Who decides whether a call is made again that has failed; None: nobody asks for that."""

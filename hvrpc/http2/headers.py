@@ -158,15 +158,31 @@ class HeaderEncoder:
         self._room = DEFAULT_TABLE_SIZE
         #: Finished blocks. The hot path looks here itself before it calls `encode`.
         self.blocks: dict[Fields, bytes] = {}
+        self._tails: dict[Fields, bytes] = {}
 
     def encode(self, fields: Fields, extra: Iterable[Field] = ()) -> bytes:
         """The block of a list; `extra` follows, unindexed and unchecked."""
         # First what may fail: once the table has changed, the block must be sent.
-        tail = b"".join([literal(name, value) for name, value in extra]) if extra else b""
+        tail = self._tail(extra) if extra else b""
         block = self.blocks.get(fields)
         if block is None:
             block = self._encode(fields)
         return block + tail if tail else block
+
+    def _tail(self, extra: Iterable[Field]) -> bytes:
+        """Fields that are not indexed. Programs give the same token and the same timeout again and
+        again, so these are remembered too; what is not hashable, or never comes back, costs a look."""
+        tails = self._tails
+        if type(extra) is not tuple:
+            return b"".join([literal(name, value) for name, value in extra])
+        tail = tails.get(extra)
+        if tail is None:
+            tail = b"".join([literal(name, value) for name, value in extra])
+            if len(tail) <= _MOST_PLAIN_BLOCK:
+                if len(tails) >= _MOST_BLOCKS:
+                    tails.clear()
+                tails[extra] = tail
+        return tail
 
     def check(self, fields: Fields, extra: Iterable[Field] = ()) -> None:
         """Raise now what `encode` would raise later, and change nothing."""

@@ -32,12 +32,12 @@ from .. import metadata, timeouts
 from ..call_credentials import CallCredentials, where_to
 from ..calling import ClientCore
 from ..credentials import INSECURE, of_channel
-from ..messages import CLIENT, ENCODINGS, check_sent
+from ..messages import CLIENT, check_sent
 from ..options import ChannelOptions
 from ..outcome import CANCELLED
 from ..service_config import ServiceConfig
 from ..status import StatusError
-from ..wire import PLAIN, Ending, request_fields
+from ..wire import Ending, request_fields
 from . import interceptors as intercepting
 from .calls import Call, StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
 from .deadlines import Deadlines
@@ -301,10 +301,7 @@ class Channel(aio.Channel):
 
     def fields_of(self, path: str, compression: grpc.Compression) -> Fields:
         """What opens the calls of a method."""
-        fields = request_fields(path, self._authority, self._user_agent)
-        if compression is not PLAIN:
-            fields += ((b"grpc-encoding", ENCODINGS[compression]),)
-        return fields
+        return request_fields(path, self._authority, self._user_agent, compression)
 
     def check_usable(self) -> None:
         """Raise unless calls can be made."""
