@@ -8,6 +8,8 @@ Not a test module: pytest must not be needed, since users do not have it.
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 from importlib import metadata
 from pathlib import Path
@@ -59,8 +61,23 @@ def answer_once(listener: hvrpc.sockets.Listener) -> None:
         stream.sendall(stream.recv_exactly(14).upper())
 
 
+def check_command() -> None:
+    """Without the extra `cli`, the command says in one line what to install."""
+    for command in (
+        [sys.executable, "-I", "-m", "hvrpc"],
+        [str(Path(sys.executable).parent / "hvrpc")],
+    ):
+        done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+        assert done.returncode == 69, done
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert 'pip install "hvrpc[cli]"' in done.stderr, done.stderr
+
+
 if __name__ == "__main__":
     check_import()
     check_dependencies()
     check_round_trip()
-    print(f"hvrpc {hvrpc.__version__}: import, dependencies and a round trip are right")
+    check_command()
+    print(
+        f"hvrpc {hvrpc.__version__}: import, dependencies, a round trip and the command are right"
+    )

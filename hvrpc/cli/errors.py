@@ -14,7 +14,7 @@ import enum
 import sys
 import textwrap
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Final
 
 import click
@@ -265,5 +265,11 @@ def report(error: BaseException, *, debug: bool) -> ExitCode:
             do="" if debug else "run it again with --debug, and report what it shows",
             code=ExitCode.BUG,
         )
-    print_problem(problem)
+    print_problem(with_notes(problem, error))
     return problem.code
+
+
+def with_notes(problem: Problem, error: BaseException) -> Problem:
+    """What a command has to say about an error that passed it."""
+    notes = getattr(error, "__notes__", ())
+    return replace(problem, do="; ".join(filter(None, [problem.do, *notes])))

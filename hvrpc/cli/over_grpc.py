@@ -15,7 +15,7 @@ from . import output, proto_text, schema
 from .errors import ExitCode, Failure, missing
 from .requests import requests
 from .schema import Schema, request_class, response_class
-from .targets import Target
+from .targets import Target, speaks_otherwise
 from .words import Words
 
 if TYPE_CHECKING:
@@ -44,7 +44,12 @@ def open_channel(target: Target) -> grpc.Channel:
 def channel_of(target: Target) -> Iterator[grpc.Channel]:
     """A channel; the first call connects."""
     with open_channel(target) as channel:
-        yield channel
+        try:
+            yield channel
+        except grpc.RpcError as error:
+            if speaks_otherwise(error.__cause__):
+                error.add_note("if it speaks msgpack-RPC, add --msgpack")
+            raise
 
 
 def schema_of(target: Target, channel: grpc.Channel) -> Schema:
@@ -310,23 +315,20 @@ def _status(messages: Any, answer: Any, service: str | None) -> dict[str, Any]:
 
 @contextmanager
 def _explained(target: Target, service: str | None) -> Iterator[None]:
+    """Say what a status means that health itself gives."""
     try:
         yield
     except grpc.RpcError as error:
-        raise _unhealthy(error, target, service) from error
-
-
-def _unhealthy(error: Any, target: Target, service: str | None) -> Exception:
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return Failure(
-            f"{target.address} does not tell how it is",
-            why="it answers, but has no health service",
-            do="let it tell: hvrpc.grpc.server(…, health=True); hvrpc ping asks any server",
-        )
-    if error.code() is grpc.StatusCode.NOT_FOUND:
-        return Failure(
-            f"{target.address} knows nothing of a service {service}",
-            do=f"hvrpc list {target.address} shows what it serves",
-            code=ExitCode.REFUSED,
-        )
-    return error  # type: ignore[no-any-return]
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            raise Failure(
+                f"{target.address} does not tell how it is",
+                why="it answers, but has no health service",
+                do="let it tell: hvrpc.grpc.server(…, health=True); hvrpc ping asks any server",
+            ) from error
+        if error.code() is grpc.StatusCode.NOT_FOUND:
+            raise Failure(
+                f"{target.address} knows nothing of a service {service}",
+                do=f"hvrpc list {target.address} shows what it serves",
+                code=ExitCode.REFUSED,
+            ) from error
+        raise

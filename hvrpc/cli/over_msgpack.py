@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import click
 
-from ..errors import RemoteError
+from ..errors import CallError, RemoteError
 from ..msgpack import Client, connect
 from .errors import ExitCode, Failure
-from .targets import Target
+from .targets import Target, speaks_otherwise
 from .words import Word, Words
 
 PING: Final = "$/ping"
@@ -24,14 +24,19 @@ OURS: Final = frozenset({"timeout", "idempotent", "window"})
 
 def client_of(target: Target) -> Client:
     """Connect. One attempt, unless the user wants to wait."""
-    return connect(
-        target.address,
-        timeout=target.timeout,
-        retry=None if target.wait else False,
-        hello=not target.foreign,
-        expect_peer=target.expect_peer or None,
-        tls=target.tls,
-    )
+    try:
+        return connect(
+            target.address,
+            timeout=target.timeout,
+            retry=None if target.wait else False,
+            hello=not target.foreign,
+            expect_peer=target.expect_peer or None,
+            tls=target.tls,
+        )
+    except CallError as error:
+        if speaks_otherwise(error):
+            error.add_note("if it speaks gRPC, leave --msgpack out")
+        raise
 
 
 def methods_of(target: Target, client: Client) -> dict[str, dict[str, Any]] | None:

@@ -12,6 +12,7 @@ import click
 
 from ..access import Access
 from ..addresses import Address
+from ..errors import ConnectionLost, OpenFailed, Outcome, ProtocolError
 from ..tls import Tls
 from .errors import missing
 
@@ -192,6 +193,15 @@ def proto_options(function: Function) -> Function:
     ):
         function = option(function)
     return function
+
+
+def speaks_otherwise(error: BaseException | None) -> bool:
+    """Whether a connection has ended before one word was understood, as with another protocol."""
+    if isinstance(error, OpenFailed) and error.attempts:
+        error = error.attempts[-1].error
+    if isinstance(error, ProtocolError):
+        return True
+    return isinstance(error, ConnectionLost) and error.outcome is Outcome.NOT_SENT
 
 
 def timeout_option(function: Function) -> Function:

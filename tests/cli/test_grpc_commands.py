@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
+import hvrpc.grpc
+from hvrpc.addresses import Address
+from hvrpc.cli import over_grpc
 from hvrpc.cli.errors import ExitCode
+from hvrpc.cli.targets import Target
 
 from ..grpc.contract.engines import Engine
 from ..sockets.places import short_folder
 from .runs import run
-from .servers import PROTO, SHOP, grpc_server
+from .servers import PROTO, SHOP, Tools, grpc_server
 
 ORDER = f"{SHOP}/Order"
 
@@ -221,6 +225,30 @@ def test_health_of_a_server_that_does_not_tell(silent_shop: str) -> None:
     result = run("health", silent_shop)
     assert result.exit_code == ExitCode.FAILED
     assert "has no health service" in result.stderr
+
+
+def test_a_server_of_the_other_protocol(tools: tuple[str, Tools]) -> None:
+    for command in ("list", "health", "describe"):
+        result = run(command, tools[0])
+        assert result.exit_code == ExitCode.NO_CONNECTION
+        assert "if it speaks msgpack-RPC, add --msgpack" in result.stderr
+    with short_folder() as folder, grpc_server(hvrpc.grpc, f"unix://{folder}/s"):
+        result = run("list", "--msgpack", f"unix://{folder}/s")
+        assert result.exit_code != 0
+        assert "if it speaks gRPC, leave --msgpack out" in result.stderr
+
+
+def test_health_is_watched_until_the_server_ends(engine: Engine) -> None:
+    with short_folder() as folder:
+        address = f"unix://{folder}/s"
+        with grpc_server(engine.load(), engine.at(f"{folder}/s")) as health:
+            assert health is not None
+            target = Target(Address.parse(address))
+            watching: Any = over_grpc.watching(target, None)
+            assert next(watching) == {"status": "SERVING", "service": ""}
+            health.set("", 2)
+            assert next(watching) == {"status": "NOT_SERVING", "service": ""}
+            watching.close()
 
 
 def test_ping_and_bench(shop: str, silent_shop: str) -> None:

@@ -103,7 +103,7 @@ def test_in_a_stream_of_grpc_that_is_being_typed() -> None:
 
 @pytest.mark.parametrize(
     ("words", "sign"),
-    [(["ping", "--count", 0], "   2  "), (["bench", "--duration", 60, "--verbose"], "measuring")],
+    [(["ping", "--count", 0], "   2  "), (["bench", "--duration", 60, "--verbose"], " calls")],
 )
 def test_what_was_measured_until_then_is_told(
     slow: tuple[str, Slow], words: list[object], sign: str

@@ -28,6 +28,8 @@ logger = logging.getLogger("hvrpc.cli")
 
 WARM_UP: Final = 20
 """Calls before measuring, for each thread: the first ones fill caches on both sides."""
+TELL_EVERY: Final = 1.0
+"""Seconds between two words in the log, for those who see no bar."""
 MOST_TIMES: Final = 2_000_000
 """Times that are kept: what comes after them is counted only."""
 
@@ -132,7 +134,7 @@ class Run:
         try:
             for thread in self._threads:
                 thread.start()
-            logger.info("measuring, after %d calls to warm up", WARM_UP)
+            told = 0.0
             while working := [each for each in self._threads if each.is_alive()]:
                 seconds = time.perf_counter() - started
                 if seconds >= self._duration:
@@ -140,6 +142,9 @@ class Run:
                 done = sum(self._done)
                 part = done / self._calls if self._calls else seconds / self._duration
                 show(min(part, 1.0), f"{done / seconds:,.0f}/s")
+                if seconds >= told + TELL_EVERY and done:
+                    told = seconds
+                    logger.info("%.1f s: %s calls", seconds, f"{done:,}")
                 working[0].join(0.1)
         except KeyboardInterrupt:
             if not sum(self._done):
