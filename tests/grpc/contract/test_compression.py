@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from . import kinds
+from . import engines, kinds
 from .bench import METHOD, Bench
 from .kinds import BIDI, CLIENT_STREAM, KINDS, SERVER_STREAM, UNARY
 from .wiretap import Wiretap
@@ -151,3 +151,28 @@ class TestOfResponses:
             grpc.StatusCode.INTERNAL,
         )
         assert method(b"next", compression=grpc.Compression.Gzip) == b"next"
+
+
+@pytest.mark.parametrize(
+    "bench",
+    engines.pairs(engines.BLOCKING, mixed=False, wanted=lambda name: name == engines.NATIVE),
+    indirect=True,
+)
+class TestOursAlone:
+    """What grpcio takes for "not asked for", ours takes for a wish."""
+
+    def test_a_call_may_do_without(self, bench: Bench, tap: Wiretap) -> None:
+        bench.serve({METHOD: kinds.handler_of(UNARY, kinds.echo)})
+        method = bench.method(channel=tap.channel(compression=grpc.Compression.Gzip))
+        assert method(BIG, compression=grpc.Compression.NoCompression) == BIG
+        assert tap.request.messages == [(False, BIG)]
+
+    def test_a_handler_may_do_without(self, bench: Bench, tap: Wiretap) -> None:
+        def plain(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            context.set_compression(grpc.Compression.NoCompression)
+            yield from requests
+
+        handlers = {METHOD: kinds.handler_of(UNARY, plain)}
+        bench.serve(handlers, compression=grpc.Compression.Gzip)
+        assert bench.method(channel=tap.channel())(BIG) == BIG
+        assert tap.response.messages == [(False, BIG)]
