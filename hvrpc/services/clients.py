@@ -17,10 +17,15 @@ from .descriptors import Kind, MethodDescriptor, ServiceDescriptor
 from .methods import Method
 
 if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable
+
     import tenacity
     from google.protobuf.message import Message
 
+    from ..access import Access, Rule
     from ..addresses import Address
+    from ..tls import Tls
 
 Protocol = Literal["grpc", "msgpack"]
 Options = Sequence[tuple[str, object]]
@@ -85,23 +90,30 @@ class Client:
         *,
         protocol: Protocol = "grpc",
         credentials: grpc.ChannelCredentials | None = None,
+        expect_peer: Access | Rule | Iterable[Rule] | None = None,
+        tls: Tls | ssl.SSLContext | None = None,
         retry: tenacity.BaseRetrying | bool | None = None,
         options: Options = (),
     ) -> Self:
         """A client with a channel of its own, which closing it closes.
 
         The connection is opened by the first call, and again when it was lost. `protocol` is what
-        both sides speak: "grpc" or "msgpack". `credentials` are those of
-        `hvrpc.grpc.channel_credentials` (gRPC only). `retry` takes a tenacity policy for opening a
-        connection, False for one attempt only. Calls of methods that the `.proto` marks as
-        idempotent are repeated when a connection is lost. `options` are those of the channel.
+        both sides speak: "grpc" or "msgpack". `expect_peer` says who has to be at the other end, by
+        the rules of :mod:`hvrpc.access`, and `tls` (a :class:`hvrpc.Tls`) encrypts; over gRPC
+        `credentials` can say both instead (`hvrpc.grpc.channel_credentials`). `retry` takes a
+        tenacity policy for opening a connection, False for one attempt only. Calls of methods that
+        the `.proto` marks as idempotent are repeated when a connection is lost. `options` are those
+        of the channel.
 
         Raises :class:`hvrpc.AddressError`, and ValueError for what the protocol does not have.
         """
         from . import connecting
 
+        security = connecting.PeerSecurity(expect_peer, tls)
         client = cls(
-            connecting.channel(cls.descriptor, target, protocol, credentials, retry, options)
+            connecting.channel(
+                cls.descriptor, target, protocol, credentials, security, retry, options
+            )
         )
         client._is_ours = True
         return client
@@ -151,6 +163,8 @@ class AsyncClient:
         *,
         protocol: Protocol = "grpc",
         credentials: grpc.ChannelCredentials | None = None,
+        expect_peer: Access | Rule | Iterable[Rule] | None = None,
+        tls: Tls | ssl.SSLContext | None = None,
         retry: tenacity.BaseRetrying | bool | None = None,
         options: Options = (),
     ) -> Self:
@@ -160,8 +174,11 @@ class AsyncClient:
         """
         from . import connecting
 
+        security = connecting.PeerSecurity(expect_peer, tls)
         client = cls(
-            connecting.aio_channel(cls.descriptor, target, protocol, credentials, retry, options)
+            connecting.aio_channel(
+                cls.descriptor, target, protocol, credentials, security, retry, options
+            )
         )
         client._is_ours = True
         return client

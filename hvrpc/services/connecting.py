@@ -6,9 +6,8 @@ load the other.
 
 from __future__ import annotations
 
-import importlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
@@ -16,11 +15,23 @@ from ..addresses import Address
 from .descriptors import ServiceDescriptor
 
 if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable
+
     import tenacity
 
+    from ..access import Access, Rule
+    from ..tls import Tls
     from .clients import Options
 
 SERVICE_CONFIG = "grpc.service_config"
+
+
+class PeerSecurity(NamedTuple):
+    """What is asked of the other side, for either protocol."""
+
+    expect_peer: Access | Rule | Iterable[Rule] | None = None
+    tls: Tls | ssl.SSLContext | None = None
 
 
 def channel(
@@ -28,6 +39,7 @@ def channel(
     target: Address | str,
     protocol: str,
     credentials: grpc.ChannelCredentials | None,
+    security: PeerSecurity,
     retry: tenacity.BaseRetrying | bool | None,
     options: Options,
 ) -> grpc.Channel:
@@ -36,9 +48,11 @@ def channel(
     if _is_msgpack(protocol, credentials, options):
         from .channels import MsgpackChannel
 
-        return MsgpackChannel(address, retry=retry)
-    native: Any = importlib.import_module("hvrpc.grpc")
+        return MsgpackChannel(address, retry=retry, **security._asdict())
+    from .. import grpc as native
+
     settings = _options(descriptor, retry, options)
+    credentials = _credentials(credentials, security)
     if credentials is None:
         made: grpc.Channel = native.insecure_channel(str(address), options=settings)
     else:
@@ -51,6 +65,7 @@ def aio_channel(
     target: Address | str,
     protocol: str,
     credentials: grpc.ChannelCredentials | None,
+    security: PeerSecurity,
     retry: tenacity.BaseRetrying | bool | None,
     options: Options,
 ) -> grpc.aio.Channel:
@@ -59,9 +74,11 @@ def aio_channel(
     if _is_msgpack(protocol, credentials, options):
         from .aio_channels import AioMsgpackChannel
 
-        return AioMsgpackChannel(address, retry=retry)
-    native: Any = importlib.import_module("hvrpc.grpc.aio")
+        return AioMsgpackChannel(address, retry=retry, **security._asdict())
+    from ..grpc import aio as native
+
     settings = _options(descriptor, retry, options)
+    credentials = _credentials(credentials, security)
     if credentials is None:
         made: grpc.aio.Channel = native.insecure_channel(str(address), options=settings)
     else:
@@ -77,12 +94,24 @@ def _is_msgpack(
     if protocol != "msgpack":
         raise ValueError(f'protocol= is "grpc" or "msgpack", not {protocol!r}')
     if credentials is not None:
-        raise ValueError(
-            "credentials= is gRPC's: over msgpack-RPC the server's allow= says who may call"
-        )
+        raise ValueError("credentials= is gRPC's: over msgpack-RPC give expect_peer= and tls=")
     if options:
         raise ValueError("options= is gRPC's: over msgpack-RPC there are none")
     return True
+
+
+def _credentials(
+    given: grpc.ChannelCredentials | None, security: PeerSecurity
+) -> grpc.ChannelCredentials | None:
+    if security == PeerSecurity():
+        return given
+    if given is not None:
+        raise ValueError(
+            "credentials= say it all: give expect_peer= and tls= to hvrpc.grpc.channel_credentials"
+        )
+    from ..grpc import channel_credentials
+
+    return channel_credentials(**security._asdict())
 
 
 def _options(

@@ -176,7 +176,7 @@ class _Field:
             if single is None:
                 return dict
             return lambda values: {key: single(value) for key, value in values.items()}
-        if self.descriptor.is_repeated:
+        if is_repeated(self.descriptor):
             if single is None:
                 return list
             return lambda values: [single(value) for value in values]
@@ -199,7 +199,7 @@ class _Field:
         target = message.Extensions if is_extension else message
         if self.is_map:
             self._set_map(getattr(message, name), value, strict, depth)
-        elif self.descriptor.is_repeated:
+        elif is_repeated(self.descriptor):
             into = target[self.descriptor] if is_extension else getattr(message, name)
             self._set_list(into, value, strict, depth)
         elif self._codec is not None:
@@ -350,11 +350,21 @@ def _numbers(enum: EnumDescriptor) -> dict[int, Any]:
 
 def _is(field: FieldDescriptor, name: str) -> bool:
     kind = field.message_type
-    return kind is not None and not field.is_repeated and kind.full_name == name
+    return kind is not None and not is_repeated(field) and kind.full_name == name
 
 
 def _is_null(field: FieldDescriptor) -> bool:
     return field.enum_type is not None and field.enum_type.full_name == "google.protobuf.NullValue"
+
+
+def is_repeated(field: FieldDescriptor) -> bool:
+    """Whether a field is a list or a map. Protobuf has the property since 6.31, and warns of the other
+    way since then."""
+    repeated: int = FieldDescriptor.LABEL_REPEATED
+    if hasattr(field, "is_repeated"):
+        return field.is_repeated
+    label: int = getattr(field, "label")  # noqa: B009 (type checkers know the new way only)
+    return label == repeated
 
 
 def _is_map(field: FieldDescriptor) -> bool:

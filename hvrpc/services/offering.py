@@ -297,4 +297,4 @@ def _type(field: Any) -> str:
         single = "bytes"
     else:
         single = _WORDS.get(field.cpp_type, "str")
-    return f"list[{single}]" if field.is_repeated else single
+    return f"list[{single}]" if mapping.is_repeated(field) else single

@@ -8,6 +8,7 @@ from typing import Any, Final
 import grpc
 
 from ..errors import (
+    AccessDenied,
     CallCancelled,
     ConnectionLost,
     DeadlineExceeded,
@@ -23,6 +24,7 @@ from ..msgpack.core import BUSY, CANCELLED, DRAINING, INTERNAL_ERROR
 
 _OF_CLASS: Final = (
     # The first that fits.
+    (AccessDenied, grpc.StatusCode.PERMISSION_DENIED),
     (MethodNotFound, grpc.StatusCode.UNIMPLEMENTED),
     (InvalidParams, grpc.StatusCode.INVALID_ARGUMENT),
     (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
@@ -40,6 +42,10 @@ _OF_NUMBER: Final[dict[int | str | None, grpc.StatusCode]] = {
 
 def code_of(error: HvrpcError) -> grpc.StatusCode:
     """The status for an error of a call."""
+    if isinstance(error, OpenFailed) and error.attempts:
+        last = error.attempts[-1].error
+        if isinstance(last, AccessDenied):
+            return grpc.StatusCode.PERMISSION_DENIED
     if type(error) is RemoteError:
         if isinstance(error.code, str) and error.code in grpc.StatusCode.__members__:
             return grpc.StatusCode[error.code]

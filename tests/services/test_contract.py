@@ -249,6 +249,16 @@ class TestConnections:
         wire.serve(at=wire.url)
         assert client.say(text="after", wait_for_ready=True, timeout=WAIT).text == "after"
 
+    def test_who_has_to_be_there(self, wire: Wire) -> None:
+        if wire.protocol == C_CORE:
+            pytest.skip("its channels are made by grpcio; run it over the others")
+        wire.serve()
+        assert wire.client(expect_peer="loopback").say(text="x").text == "x"
+        with pytest.raises(grpc.RpcError) as caught:
+            wire.client(expect_peer="parent").say(text="x", timeout=WAIT)
+        error: Any = caught.value
+        assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+
     def test_many_threads_share_a_client(self, client: Any) -> None:
         wrong: list[object] = []
 
