@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, SupportsIndex
 
 from ..access import Certificate, Peer
 from .core import GrpcCore
@@ -18,9 +18,30 @@ CERTIFICATE_KEYS: Final = ("x509_subject_alternative_name", "x509_common_name")
 """Those that do so where TLS has verified a certificate: gRPC's names, the first one that there is."""
 
 
+class PeerName(str):
+    """`hvsock:<vm id>/<service>`: a text, which also comes apart as gRPC's `ipv4:<address>:<port>` does.
+
+    OpenTelemetry's server interceptor splits whatever `context.peer()` says at its last colon, and every
+    call would fail where there is none. So what it gets of this is the VM and the service.
+    """
+
+    __slots__ = ()
+
+    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        """As of any text; the pieces come apart like the whole."""
+        return [PeerName(piece) for piece in super().split(sep, maxsplit)]
+
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        """As of any text, except that a piece without a colon is divided where its service begins."""
+        if sep == ":" and ":" not in self:
+            vm, _, service = self.rpartition("/")
+            return [vm, service]
+        return super().rsplit(sep, maxsplit)
+
+
 def name_of(core: GrpcCore) -> str:
     """The caller in one word, as `context.peer()` gives it."""
-    return str(core.peer) if core.peer is not None else "unknown:"
+    return PeerName(core.peer) if core.peer is not None else "unknown:"
 
 
 def auth_context(core: GrpcCore) -> Mapping[str, Sequence[bytes]]:
