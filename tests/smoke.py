@@ -73,11 +73,22 @@ def check_command() -> None:
         assert 'pip install "hvrpc[cli]"' in done.stderr, done.stderr
 
 
+def check_grpc() -> None:
+    """Without the extra `grpc`, importing it says what to install."""
+    try:
+        import hvrpc.grpc  # noqa: F401
+    except ImportError as error:
+        assert "pip install 'hvrpc[grpc]'" in str(error), error
+    else:
+        raise AssertionError("there is a grpcio in an environment that holds nothing else")
+
+
 if __name__ == "__main__":
     check_import()
     check_dependencies()
     check_round_trip()
     check_command()
+    check_grpc()
     print(
         f"hvrpc {hvrpc.__version__}: import, dependencies, a round trip and the command are right"
     )

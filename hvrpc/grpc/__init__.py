@@ -15,7 +15,15 @@ from collections.abc import Iterable, Sequence
 from concurrent import futures
 from typing import Any
 
-import grpc
+try:
+    import google.protobuf  # noqa: F401
+    import grpc
+    import hpack  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"hvrpc.grpc needs grpcio, protobuf and hpack ({error}): pip install 'hvrpc[grpc]'",
+        name=error.name,
+    ) from error
 
 from ..addresses import Address
 from .channel import Channel
