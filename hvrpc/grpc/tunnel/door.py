@@ -95,7 +95,7 @@ class Door:
         return [*arguments(str(destination.address), headers)]
 
     def close(self) -> None:
-        """Cut everything. After a fork, in the child: give up what is the parent's."""
+        """Listen no more, and cut everything."""
         self._relay.close()
 
     def abandon(self) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -16,7 +16,7 @@ from ...errors import ConnectRefused, UnsupportedError
 from ...relay import Counters, Relay
 from ...relay.relay import listening_on
 from ...security import Security
-from ...sockets import Options, Stream
+from ...sockets import Options, Stream, causes
 from ..credentials import ServerCredentials
 from . import gates
 from .door import LINGER
@@ -105,14 +105,21 @@ def _understood(
 def _dial(place: Place, local: Address, caller: Stream) -> tuple[Stream, str]:
     try:
         return place.dial(local, caller.peer)
-    except OSError as error:
+    except (ConnectionRefusedError, FileNotFoundError) as error:
         raise ConnectRefused(
             str(caller.address),
-            operation="pass on a caller of",
+            operation=PASS_ON,
             cause="the gRPC server behind it does not listen any more",
             remedy="start a new one",
             errno=error.errno,
         ) from error
+    except OSError as error:  # no more file descriptors, say
+        raise causes.explain(
+            error, operation=PASS_ON, address=caller.address, family=caller.family
+        ) from error
+
+
+PASS_ON: Final = "pass on a caller of"
 
 
 class _Named:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 import time
@@ -17,6 +18,7 @@ import hvrpc
 from hvrpc import AddressError, ListenError, Peer, UnsupportedError
 from hvrpc.grpc import tunnel
 from hvrpc.grpc.tunnel import gates
+from hvrpc.grpc.tunnel.places import place_here
 from hvrpc.testing import Link
 
 from ...sockets.background import WAIT, Background, wait_until
@@ -288,6 +290,28 @@ def test_a_port_can_be_closed_by_itself(calls: Calls) -> None:
     port.close()
     assert port.counters.open == 0
     assert calls.error(channel).code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "does not listen any more"),
+        (OSError(errno.EMFILE, "too many"), "no file descriptor left"),
+    ],
+)
+def test_why_a_caller_does_not_reach_the_server_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: OSError, told: str
+) -> None:
+    def dial(*arguments: Any) -> Any:
+        raise failure
+
+    with Calls("sync") as calls:
+        port = calls.serve()
+        monkeypatch.setattr(type(place_here()), "dial", dial)
+        with hvrpc.sockets.connect(port.address) as stream:
+            assert stream.recv(1) == b""
+        wait_until(lambda: told in caplog.text, "it is logged")
+        assert "pass on a caller of" in caplog.text
 
 
 def test_the_authority_is_what_servers_in_other_languages_accept() -> None:
