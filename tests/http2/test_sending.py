@@ -140,7 +140,7 @@ def test_trailers_that_cannot_be_sent_are_refused_at_once_and_leave_the_rest_int
     with pytest.raises(error):
         pair.server.send_response(small, RESPONSE, b"lost", *bad)
     pair.server.send_headers(large, RESPONSE)
-    pair.server.send_data(large, bytes(400_000))
+    pair.server.send_data(large, bytes(3_000_000))
     assert pair.server.queued(large) > 0
     with pytest.raises(error):
         pair.server.send_trailers(large, *bad)
@@ -408,7 +408,9 @@ def test_a_consumer_that_stops_holds_at_most_the_window_and_it_does_not_grow() -
 
 
 def test_a_window_grows_for_a_quick_consumer_up_to_its_limit() -> None:
-    offered = Settings(stream_window=100_000, most_stream_window=300_000)
+    offered = Settings(
+        stream_window=100_000, most_stream_window=300_000, connection_window=1024 * 1024
+    )
     peer = Peer(settings=offered)
     peer.request(1)
     for _ in range(200):

@@ -76,7 +76,7 @@ def test_each_side_offers_what_concerns_it(role: Role) -> None:
         assert hello.settings[3] == 5
         assert 2 not in hello.settings
     assert isinstance(window, wire.WindowUpdateFrame)
-    assert window.window_increment == 1024 * 1024 - 65_535
+    assert window.window_increment == Settings().connection_window - 65_535
 
 
 def test_settings_are_acknowledged_and_told() -> None:
