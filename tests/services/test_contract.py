@@ -15,6 +15,8 @@ import grpc
 import pytest
 from google.protobuf import empty_pb2
 
+from hvrpc.testing import Link
+
 from .echo import WAIT
 from .gen.echo_pb2 import Failure, Note
 from .wires import ASYNCIO, BLOCKING, C_CORE, GRPC, MSGPACK, Wire
@@ -35,6 +37,8 @@ WIRES = [
 ]
 
 
+OURS = [wire for wire in WIRES if C_CORE not in str(wire.id)]
+"""Those whose clients make their channels themselves."""
 ONLY_BLOCKING = [wire for wire in WIRES if ASYNCIO not in str(wire.id)]
 ONLY_ASYNCIO = [wire for wire in WIRES if BLOCKING not in str(wire.id)]
 
@@ -249,9 +253,25 @@ class TestConnections:
         wire.serve(at=wire.url)
         assert client.say(text="after", wait_for_ready=True, timeout=WAIT).text == "after"
 
+    @pytest.mark.parametrize("wire", OURS, indirect=True)
+    def test_what_the_proto_calls_idempotent_is_repeated(self, wire: Wire) -> None:
+        """The answer is lost, and nobody knows whether the call has been carried out."""
+        wire.serve()
+        with Link(wire.url) as link:
+            wire.url = str(link.address)
+            client = wire.client()
+            client.say(text="first")
+            link.cut_after(1, "to_caller")
+            assert client.say(text="again", timeout=WAIT).text == "again"
+            assert wire.told.calls == 3
+            link.cut_after(1, "to_caller")
+            with pytest.raises(grpc.RpcError) as caught:
+                client.describe(timeout=WAIT)
+            error: Any = caught.value
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+    @pytest.mark.parametrize("wire", OURS, indirect=True)
     def test_who_has_to_be_there(self, wire: Wire) -> None:
-        if wire.protocol == C_CORE:
-            pytest.skip("its channels are made by grpcio; run it over the others")
         wire.serve()
         assert wire.client(expect_peer="loopback").say(text="x").text == "x"
         with pytest.raises(grpc.RpcError) as caught:
