@@ -7,6 +7,7 @@ Not a test module: pytest must not be needed, since users do not have it.
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -74,13 +75,15 @@ def check_command() -> None:
 
 
 def check_grpc() -> None:
-    """Without the extra `grpc`, importing it says what to install."""
-    try:
-        import hvrpc.grpc  # noqa: F401
-    except ImportError as error:
-        assert "pip install 'hvrpc[grpc]'" in str(error), error
-    else:
-        raise AssertionError("there is a grpcio in an environment that holds nothing else")
+    """Without the extra `grpc`, importing what needs it says what to install."""
+    for module in ("hvrpc.grpc", "hvrpc.services"):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            told = str(error)
+        else:
+            raise AssertionError("there is a grpcio in an environment that holds nothing else")
+        assert "pip install 'hvrpc[grpc]'" in told, told
 
 
 if __name__ == "__main__":

@@ -17,6 +17,16 @@ of it: `mapping`, `statuses`, `contexts`, `offering`, `channels`.
 
 from __future__ import annotations
 
+try:
+    import google.protobuf  # noqa: F401
+    import grpc  # noqa: F401
+    import typing_extensions  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"generated code needs grpcio and protobuf ({error}): pip install 'hvrpc[grpc]'",
+        name=error.name,
+    ) from error
+
 from .calls import (
     AsyncCall,
     AsyncCallIterator,
