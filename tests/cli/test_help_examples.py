@@ -23,11 +23,15 @@ from hvrpc.testing import Fabric
 from ..sockets.places import short_folder
 from . import world
 from .processes import WAIT, Served
+from .runs import run
 
 RUN_AS_THEY_ARE = ("call", "list", "describe", "health", "ping", "bench", "completion")
 UNTIL_STOPPED = ("serve", "ping --count 0")
 """These run until they are stopped. Commands that stand in neither list are parsed only: they look
 after Windows, or are tried with what they need by tests of their own."""
+
+APART = re.compile(r"[<>&|$]|//parent/")
+"""Examples that need a shell, or play a VM, are run in a process of their own; the others in this one."""
 
 EXAMPLES = sorted({example for context in all_commands() for example in examples(context.command)})
 
@@ -80,9 +84,12 @@ class World:
     folder: Path
     environment: dict[str, str]
 
+    def here(self, example: str) -> str:
+        return example.replace("/run/agent.sock", f"{self.folder}/agent.sock")
+
     def shell(self, example: str) -> list[str]:
         """An example as a command; `hvrpc` is the one of this Python."""
-        line = example.replace("/run/agent.sock", f"{self.folder}/agent.sock")
+        line = self.here(example)
         function = f'hvrpc() {{ {shlex.quote(sys.executable)} -W error -m hvrpc "$@"; }}'
         return ["bash", "-e", "-o", "pipefail", "-c", f"{function}\n{line}"]
 
@@ -138,7 +145,12 @@ def write_servicers(folder: Path) -> None:
         if begins_with(each, RUN_AS_THEY_ARE) and not begins_with(each, UNTIL_STOPPED)
     ],
 )
-def test_an_example_runs(there: World, example: str) -> None:
+def test_an_example_runs(there: World, example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not APART.search(example):
+        monkeypatch.chdir(there.folder)
+        result = run(*shlex.split(there.here(example))[1:])
+        assert result.exit_code == 0, result.output
+        return
     done = subprocess.run(
         there.shell(example),
         cwd=there.folder,
