@@ -21,6 +21,7 @@ import click
 
 from .. import errors
 from . import MISSING, output
+from .details import details_of
 
 
 class ExitCode(enum.IntEnum):
@@ -205,11 +206,12 @@ def _status(error: Any) -> Problem:
     # An RpcError that is raised is a call too, and has these; its class does not say so.
     status = error.code().name if hasattr(error, "code") else "UNKNOWN"
     details = error.details() if hasattr(error, "details") else str(error)
+    why = "\n".join(filter(None, [details, *details_of(error)]))
     below = problem_of(error.__cause__) if error.__cause__ is not None else None
     code = STATUS_CODES.get(status, ExitCode.REFUSED)
     if below is not None and below.why:
         return Problem(f"{status}: {below.what}", below.why, below.do, code)
-    return Problem(f"the call ended with status {status}", details or "", code=code)
+    return Problem(f"the call ended with status {status}", why, code=code)
 
 
 def print_problem(problem: Problem) -> None:

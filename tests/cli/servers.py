@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
 
 import hvrpc.msgpack
 from hvrpc.cli.schema import Schema, of_files, request_class, response_class
@@ -92,6 +95,12 @@ def shop_handler(schema: Schema) -> grpc.GenericRpcHandler:
             yield reply(text=each.name)
 
     def refuse(request: Any, context: Any) -> None:
+        if request.name == "wine":
+            detail = any_pb2.Any()
+            detail.Pack(error_details_pb2.ErrorInfo(reason="SOLD_OUT", domain="shop"))
+            unknown = any_pb2.Any(type_url="type.googleapis.com/shop.Unknown", value=b"abc")
+            status = status_pb2.Status(code=9, message="no wine", details=[detail, unknown])
+            context.abort_with_status(rpc_status.to_status(status))
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"no {request.name} today")
 
     behaviours: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,24 @@ def test_calls_that_fail(shop: str, words: list[str], code: int, told: str) -> N
     result = run("call", shop, *words)
     assert (result.exit_code, result.stdout) == (code, ""), result.stderr
     assert told in result.stderr
+
+
+def test_an_error_with_details_is_shown_with_them(shop: str) -> None:
+    result = run("call", shop, "Refuse", "name=wine")
+    assert result.exit_code == ExitCode.REFUSED
+    assert result.stderr == (
+        "error  the call ended with status FAILED_PRECONDITION\n"
+        "  why  no wine\n"
+        '       ErrorInfo {"reason": "SOLD_OUT", "domain": "shop"}\n'
+        "       shop.Unknown, 3 bytes\n"
+    )
+
+
+def test_details_that_cannot_be_read_are_no_reason_to_fail(
+    shop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "grpc_status", None)
+    assert "pip install grpcio-status" in run("call", shop, "Refuse", "name=wine").stderr
 
 
 def test_what_is_wrong_in_the_midst_of_a_stream_gives_up_the_call(shop: str) -> None:
