@@ -345,14 +345,16 @@ class Codec:
         """
         with self._lock:
             data = self._take(size)
-            if len(data) < size and self._has_more:
-                parts = [data]
-                left = size - len(data)
-                while left and self._has_more and (data := self._take(left)):
-                    parts.append(data)
-                    left -= len(data)
-                data = b"".join(parts)
-            self._look_ahead()
+            # Nearly always it was one record, and nothing is behind it.
+            if self._ahead or self._arrived.pending or size < RECORD:
+                if len(data) < size and self._has_more:
+                    parts = [data]
+                    left = size - len(data)
+                    while left and self._has_more and (data := self._take(left)):
+                        parts.append(data)
+                        left -= len(data)
+                    data = b"".join(parts)
+                self._look_ahead()
         if not data and self._failure is not None:
             raise self._failure
         return data

@@ -142,7 +142,7 @@ class Stream:
 
     def _decrypt_into(self, tls: Codec, buffer: memoryview) -> int:
         try:
-            got = tls.decrypt_into(buffer)
+            got = tls.decrypt_into(buffer) if tls.pending else 0
             while buffer and not got and not tls.ended:
                 tls.arrived(self.socket.recv(DRAIN_CHUNK))
                 got = tls.decrypt_into(buffer)

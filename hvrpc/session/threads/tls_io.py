@@ -55,7 +55,7 @@ class TlsIo(Io):
     def _decrypted(self, size: int, flags: int = 0) -> bytes:
         codec = self._codec
         try:
-            data = codec.decrypt(size)
+            data = codec.decrypt(size) if codec.pending else b""
             if not data and not codec.ended:
                 for _ in self._arrivals(flags):
                     data = codec.decrypt(size)
@@ -68,7 +68,7 @@ class TlsIo(Io):
     def _decrypted_into(self, buffer: memoryview) -> int:
         codec = self._codec
         try:
-            got = codec.decrypt_into(buffer)
+            got = codec.decrypt_into(buffer) if codec.pending else 0
             if not got and not codec.ended:
                 for _ in self._arrivals(0):
                     got = codec.decrypt_into(buffer)
