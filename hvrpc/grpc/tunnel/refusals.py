@@ -31,11 +31,13 @@ def refuse_calls(stream: Stream, error: HvrpcError) -> None:
     connection = Connection(Role.SERVER)
     until = time.monotonic() + REFUSE_FOR
     try:
-        while not connection.is_drained:
+        while True:
             if connection.outgoing:
                 data = b"".join(connection.outgoing)
                 connection.outgoing.clear()
                 stream.sendall(data)
+            if connection.is_drained:
+                break  # with its last GOAWAY on the way: what is not answered is sent elsewhere
             left = until - time.monotonic()
             if left <= 0:
                 if connection.is_draining:
