@@ -7,9 +7,7 @@ import datetime
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
-from google.protobuf import duration_pb2
-from google.protobuf import empty_pb2
-from google.protobuf import timestamp_pb2
+from google.protobuf import duration_pb2, empty_pb2, timestamp_pb2
 from hvrpc import services
 
 from . import echo_pb2
@@ -293,7 +291,12 @@ class EchoServicer(services.Servicer):
         """Each request, as soon as it comes."""
 
     @abstractmethod
-    def fail(self, request: echo_pb2.Failure, context: services.Context, /) -> empty_pb2.Empty:
+    def fail(
+        self,
+        request: echo_pb2.Failure,
+        context: services.Context,
+        /,
+    ) -> empty_pb2.Empty:
         """Ends with a status."""
 
     @abstractmethod
