@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,14 @@ from hvrpc.relay.joint import BUSY_BUFFER, CALM, CAN_POLL, IDLE_BUFFER, _Directi
 from hvrpc.sockets import Stream
 
 from ..sockets.background import Background, wait_until
-from ..sockets.contract import MUCH, fill, read_to_end, send_for_ever, some_bytes
+from ..sockets.contract import (
+    MORE_THAN_BUFFERS_HOLD,
+    MUCH,
+    fill,
+    read_to_end,
+    send_for_ever,
+    some_bytes,
+)
 from ..sockets.places import QUICK
 
 SHORT = 0.05
@@ -107,6 +115,10 @@ def test_a_sender_is_told_when_the_receiver_is_gone() -> None:
             send_for_ever(line.caller)
 
 
+@pytest.mark.skipif(
+    not hasattr(socket, "AF_UNIX"),
+    reason="TCP throws away what was said before a break; run it on Linux",
+)
 @pytest.mark.parametrize("linger", [0.0, 60.0])
 def test_what_a_side_has_said_before_it_left_arrives_although_sending_to_it_fails(
     linger: float,
@@ -155,13 +167,16 @@ def test_a_receiver_that_does_not_read_stops_the_sender_and_nothing_is_lost() ->
     with joined() as line:
         # Stuck at last: the buffers of four sockets are full, and so is the one of the joint.
         sent = fill(line.caller)
-        assert len(sent) < MUCH
+        assert len(sent) < MORE_THAN_BUFFERS_HOLD
         line.caller.timeout = None
         ending = Background(line.caller.shutdown_write)
         assert read_to_end(line.target) == sent
         ending.result()
 
 
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Wine leaves one that sends waiting; run it on Linux"
+)
 def test_cutting_ends_both_sides_whatever_they_wait_for() -> None:
     with joined() as line:
         fill(line.caller)

@@ -50,7 +50,7 @@ def test_a_file_describes_several(tmp_path: Path) -> None:
         linger=0.5,
         remote_tcp_without_tls=True,
         expect=("web",),
-        tls=Tls(certificate=tmp_path / "host.pem", key=Path("/keys/host.pem")),
+        tls=Tls(certificate=tmp_path / "host.pem", key=tmp_path / "/keys/host.pem"),
         target_tls=Tls(ca=tmp_path / "ca.pem", names=("web", "other")),
     )
     assert other == Route(

@@ -19,17 +19,17 @@ LOOPBACK: Final = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """What is known of it. On Windows the process, on Linux the user."""
+    """What is known of it. On Windows the process, on Linux the user, and on Wine nothing."""
 
     pid: int | None = None
     uid: int | None = None
 
     @property
-    def is_us(self) -> bool:
-        """Whether it is this process, or this user where nothing more is told."""
+    def is_somebody_else(self) -> bool:
+        """Whether it is known to be another process, or another user where nothing more is told."""
         if self.pid is not None:
-            return self.pid == os.getpid()
-        return self.uid is not None and self.uid == os.geteuid()
+            return self.pid != os.getpid()
+        return self.uid is not None and self.uid != os.geteuid()
 
 
 def owner_of(port: int, connected_to: int) -> Owner | None:
@@ -114,7 +114,7 @@ def find_in_windows_table(table: bytes, row: Row, port: int, connected_to: int) 
     wanted = (row.address, _in_network_order(port), row.address, _in_network_order(connected_to))
     for fields in row.layout.iter_unpack(rows):
         if tuple(fields[n] for n in row.ends) == wanted:
-            return Owner(pid=fields[row.pid])
+            return Owner(pid=fields[row.pid] or None)  # 0 is nobody's: it is not told
     return None
 
 

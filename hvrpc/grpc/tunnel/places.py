@@ -203,7 +203,7 @@ class TcpPlace(Place):
 
         def is_this_process(peer: Peer) -> bool:
             owner = owner_of(peer.port or 0, ports[0])
-            return owner is not None and owner.is_us
+            return owner is not None and not owner.is_somebody_else
 
         listener = sockets.listen(TcpAddress(LOOPBACK, 0), allow=is_this_process)
         ports.append(_port_of(listener.address))
