@@ -12,6 +12,7 @@ has the socket carries them.
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 import threading
@@ -333,9 +334,15 @@ class Codec:
     # --- Afterwards ----------------------------------------------------------------------------
 
     def encrypt(self, data: Buffer) -> bytes:
-        """What to send for it. Whatever else waits to be sent goes before."""
+        """What to send for it. Whatever else waits to be sent goes before.
+
+        Raises BrokenPipeError when either side has ended, or TLS is broken: then it was not sent.
+        """
         with self._lock:
-            self._ssl.write(data)
+            try:
+                self._ssl.write(data)
+            except ssl.SSLError as error:
+                raise BrokenPipeError(errno.EPIPE, "TLS has ended on this connection") from error
             return self._produced.read()
 
     def decrypt(self, size: int) -> bytes:

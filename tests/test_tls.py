@@ -344,6 +344,19 @@ def test_changed_bytes_are_an_error_each_time(pair: tuple[Codec, Codec]) -> None
     assert not server.ended
 
 
+@pytest.mark.parametrize("how", ["cut off", "ended here"])
+def test_nothing_can_be_sent_after_the_end(pair: tuple[Codec, Codec], how: str) -> None:
+    client, server = pair
+    if how == "cut off":
+        client.arrived(b"")
+        with pytest.raises(ssl.SSLEOFError):
+            client.decrypt(10)
+    else:
+        server.arrived(client.farewell())
+    with pytest.raises(BrokenPipeError):
+        client.encrypt(b"x")
+
+
 def test_a_record_that_was_cut_off_leaves_no_goodbye(pair: tuple[Codec, Codec]) -> None:
     """It would be read as the rest of the record."""
     client, _ = pair

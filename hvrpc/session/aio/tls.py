@@ -123,8 +123,13 @@ class _TlsTransport(asyncio.Transport):
 
     def write(self, data: Buffer) -> None:
         view = memoryview(data).cast("B")
-        for start in range(0, len(view), PIECE):
-            self._below.write(self._codec.encrypt(view[start : start + PIECE]))
+        try:
+            for start in range(0, len(view), PIECE):
+                self._below.write(self._codec.encrypt(view[start : start + PIECE]))
+        except BrokenPipeError:
+            # As without TLS, where what is written to a lost connection is dropped: whoever waits
+            # is told by `connection_lost`.
+            self._below.abort()
 
     def writelines(self, list_of_data: Iterable[Buffer]) -> None:
         for data in list_of_data:
