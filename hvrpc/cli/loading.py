@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -40,6 +40,14 @@ def load(spec: str) -> Any:
         return found()
     except Exception as error:
         raise _theirs(f"{spec} could not be made by calling {name}()", error) from error
+
+
+def folders_of(specs: Sequence[str]) -> list[str]:
+    """Where the source of what is served may change: the working directory, and files elsewhere."""
+    here = Path.cwd()
+    files = [Path(spec.rpartition(":")[0] or spec).resolve() for spec in specs if SCRIPT in spec]
+    elsewhere = {str(file.parent) for file in files if not file.is_relative_to(here)}
+    return [str(here), *sorted(elsewhere)]
 
 
 def _module(place: str) -> ModuleType:

@@ -56,8 +56,20 @@ def schema_of(target: Target, channel: grpc.Channel) -> Schema:
     if target.protos:
         return schema.of_files(target.protos, target.include)
     if target.wait:
-        grpc.channel_ready_future(channel).result(target.timeout)
+        _wait_for(target, channel)
     return schema.of_server(channel, target.address, target.timeout)
+
+
+def _wait_for(target: Target, channel: grpc.Channel) -> None:
+    try:
+        grpc.channel_ready_future(channel).result(target.timeout)
+    except grpc.FutureTimeoutError as error:
+        raise Failure(
+            f"no connection to {target.address}",
+            why=f"nobody has answered there for {target.timeout:g} s",
+            do="start the server, or wait longer (--timeout); --verbose tells what was tried",
+            code=ExitCode.TOO_LATE,
+        ) from error
 
 
 def listing(target: Target, service: str | None) -> list[dict[str, Any]]:

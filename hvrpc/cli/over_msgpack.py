@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import click
 
-from ..errors import CallError, RemoteError
+from ..errors import CallError, HvrpcError, RemoteError
 from ..msgpack import Client, connect
+from ..msgpack.values import BadValue
 from .errors import ExitCode, Failure
 from .targets import Target, speaks_otherwise
 from .words import Word, Words
@@ -115,11 +116,22 @@ def _parameter(each: dict[str, Any]) -> str:
     return f"{text} = {each['default']}" if "default" in each else text
 
 
+@contextmanager
+def _packed() -> Iterator[None]:
+    """A value that msgpack does not have was typed by the user."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, HvrpcError) and not isinstance(error, BadValue):
+            raise
+        raise click.UsageError(str(error)) from error
+
+
 def call(
     target: Target, method: str, words: Words, *, notify: bool = False, **_: Any
 ) -> Iterator[Any]:
     """Call a method, and yield its result or the items of it as they come."""
-    with client_of(target) as client:
+    with client_of(target) as client, _packed():
         known = (methods_of(target, client) or {}).get(method)
         positional, named = arguments(known, words)
         if notify:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .runs import PROGRAM
 
-WAIT = 30.0
+WAIT = 50.0
 """Seconds for whatever has to happen; it is an upper bound, and never slept for."""
 
 

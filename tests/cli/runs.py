@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from hvrpc.cli.main import hvrpc
 
 PROGRAM = (sys.executable, "-W", "error", "-m", "hvrpc")
-TIMEOUT = 30
+TIMEOUT = 55
+"""Seconds for a process; less than pytest's own limit, so that its output can still be shown."""
 
 
 def run(*arguments: object, **settings: Any) -> Result:

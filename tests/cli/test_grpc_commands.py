@@ -141,6 +141,13 @@ def test_nobody_at_the_address(engine: Engine) -> None:
     assert result.stderr.startswith("error  ")
 
 
+def test_waiting_in_vain(engine: Engine) -> None:
+    with short_folder() as folder:
+        for command in ("list", "health"):
+            result = run(command, "--wait", "--timeout", 0.3, f"unix://{folder}/nobody")
+            assert result.exit_code == ExitCode.TOO_LATE, result.stderr
+
+
 def test_a_server_without_reflection_needs_a_file(silent_shop: str, tmp_path: Path) -> None:
     result = run("call", silent_shop, ORDER)
     assert result.exit_code == ExitCode.REFUSED

@@ -66,6 +66,8 @@ def test_a_notification_has_no_answer(tools: Called) -> None:
         (["add", "x"], ExitCode.REFUSED, "expected int"),
         (["add", "a=1", "a=2"], ExitCode.USAGE, "a is given twice"),
         (["numbers", "1", "window=3"], ExitCode.USAGE, "by position"),
+        (["facts", "a=1e999"], ExitCode.REFUSED, ""),
+        (["add", "99999999999999999999999", "1"], ExitCode.USAGE, "99999999999999999999999"),
         (["note", "text=1", "--notify"], ExitCode.USAGE, "by name"),
     ],
 )

@@ -18,7 +18,7 @@ from click.testing import Result
 
 import hvrpc.msgpack
 from hvrpc.cli.errors import ExitCode, Failure
-from hvrpc.cli.loading import load, registrars
+from hvrpc.cli.loading import folders_of, load, registrars
 from hvrpc.cli.notify import Notifier
 from hvrpc.cli.reloading import changes, snapshot
 from hvrpc.testing import Fabric
@@ -107,6 +107,14 @@ def test_what_cannot_be_loaded(folder: Path, spec: str, told: str) -> None:
     if spec.startswith("broken"):
         assert "broken.py" in raised.value.problem.why
         assert "ZeroDivisionError" in raised.value.problem.why
+
+
+def test_files_elsewhere_are_watched_too(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "other.py"
+    assert folders_of(["agent:Agent", "agent.py:Agent"]) == [str(folder)]
+    assert folders_of([f"{elsewhere}:Other"]) == [str(folder), str(elsewhere.parent)]
 
 
 def test_a_plain_object_is_no_servicer(folder: Path) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from ...access import Access
 from ...addresses import Address
 from .. import output
-from ..loading import load
+from ..loading import folders_of, load
 from ..reloading import Supervisor, hvrpc_again
 from ..serving import Wanted, run, serving_of
 from ..targets import ADDRESS, RuleType, tls_of, tls_options
@@ -93,8 +91,9 @@ def command(
         words = [*objects, *_again(addresses, allow, msgpack, threads, grace)]
         files = (("--tls-ca", tls_ca), ("--tls-cert", tls_cert), ("--tls-key", tls_key))
         words += [word for option, file in files if file for word in (option, file)]
-        output.say(f"watching {os.getcwd()} for changes", "dim", stderr=True)
-        return Supervisor(hvrpc_again("serve", *words), [os.getcwd()], grace=grace).run()
+        folders = folders_of(objects)
+        output.say(f"watching {', '.join(folders)} for changes", "dim", stderr=True)
+        return Supervisor(hvrpc_again("serve", *words), folders, grace=grace).run()
     serving = serving_of([load(each) for each in objects], msgpack=msgpack, threads=threads)
     wanted = Wanted(Access(allow) if allow else None, tls_of(tls_ca, tls_cert, tls_key))
     return run(serving, addresses, wanted, grace=grace)

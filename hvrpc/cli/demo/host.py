@@ -25,7 +25,7 @@ MSGPACK = f"hvsock://{VM}/{guest.MSGPACK_PORT}"
 PACKAGES = ("git", "nginx", "postgresql", "redis", "python3")
 KILL_AT = 60
 """Percent of the second installation at which the VM is switched off."""
-CALLS = 2000
+CALLS = 1000
 INDENT = 11
 PAUSE = 0.5
 """Seconds that the VM stays off: long enough for the host to look for it in vain."""
