@@ -16,6 +16,7 @@ import hvrpc
 from ...sockets.background import WAIT, Background, wait_until
 from . import kinds
 from .bench import METHOD, SERVICE, Bench, path_of
+from .engines import NATIVE
 from .kinds import KINDS, UNARY
 
 ECHO = {METHOD: kinds.handler_of(UNARY, kinds.echo)}
@@ -289,6 +290,10 @@ class TestThreads:
 
     def test_streams_beyond_those_offered_wait(self, bench: Bench) -> None:
         """`grpc.max_concurrent_streams` delays calls, and refuses none."""
+        if NATIVE not in (bench.calling.name, bench.serving.name):
+            pytest.skip(
+                "a C core refuses a call now and then that comes when another has just ended"
+            )
         held = Holding()
         method = bench.offer(UNARY, held, options=(("grpc.max_concurrent_streams", 2),), threads=8)
         calls = [method.future(b"") for _ in range(6)]
