@@ -267,6 +267,44 @@ def test_ci_tests_on_a_second_python_if_there_is_one(run: ModuleType) -> None:
     assert [stage.python for stage in stages if stage.command == ["test"]] == ["one", "two"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "in_ci", "result", "asked"),
+    [
+        (0, 0, True, 0, 1),
+        (1, 0, True, 0, 2),
+        (1, 1, True, 1, 2),
+        (2, 0, True, 2, 1),
+        (1, 0, False, 1, 1),
+    ],
+    ids=["passes", "passes the second time", "fails twice", "breaks", "fails, not in CI"],
+)
+def test_ci_tries_once_more_what_has_failed(
+    run: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    first: int,
+    second: int,
+    in_ci: bool,
+    result: int,
+    asked: int,
+) -> None:
+    codes = [first, second]
+    commands: list[list[str]] = []
+
+    def call(command: list[str], **_: str) -> int:
+        commands.append([str(word) for word in command])
+        return codes[len(commands) - 1]
+
+    monkeypatch.setattr(run, "call", call)
+    monkeypatch.delenv(run.AGAIN, raising=False)
+    if in_ci:
+        monkeypatch.setenv(run.AGAIN, "1")
+    assert run.test(run.Call(Path("python"), "python", [])) == result
+    assert len(commands) == asked
+    assert all("--last-failed" in command for command in commands[1:])
+    assert ("second time" in capsys.readouterr().out) == (asked == 2 and result == 0)
+
+
 def test_ci_makes_no_two_stages_that_install_something_at_once(run: ModuleType) -> None:
     """An environment is changed by one stage at a time; later ones find it complete."""
     [[peers], environments], *_ = run.plan("one", "two")
