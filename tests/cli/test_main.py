@@ -129,10 +129,10 @@ def test_powershell_gets_values_and_a_word_about_each(
 def test_the_script_of_completion_completes_commands() -> None:
     done = run_process(
         env={
+            **os.environ,
             "_HVRPC_COMPLETE": "bash_complete",
             "COMP_WORDS": "hvrpc comp",
             "COMP_CWORD": "1",
-            "PATH": "",
         }
     )
     assert "completion" in done.stdout

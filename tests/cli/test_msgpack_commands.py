@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,12 @@ def test_nobody_at_the_address(command: str) -> None:
     assert "nobody listens on this service" in result.output
 
 
+needs_unix = pytest.mark.skipif(
+    not hasattr(socket, "AF_UNIX"), reason="needs UNIX sockets, which Python has on POSIX; run on Linux"
+)
+
+
+@needs_unix
 def test_a_server_that_is_not_ours_can_be_called() -> None:
     stranger = Stranger()
     with serving(stranger) as address:
@@ -96,6 +103,7 @@ def test_a_server_that_is_not_ours_can_be_called() -> None:
         assert "is not a server of hvrpc's" in result.stderr
 
 
+@needs_unix
 def test_a_foreign_server_is_told_nothing_it_may_not_know() -> None:
     stranger = Stranger()
     with serving(stranger) as address:
