@@ -88,7 +88,8 @@ def test_nobody_at_the_address(command: str) -> None:
 
 
 needs_unix = pytest.mark.skipif(
-    not hasattr(socket, "AF_UNIX"), reason="needs UNIX sockets, which Python has on POSIX; run on Linux"
+    not hasattr(socket, "AF_UNIX"),
+    reason="needs UNIX sockets, which Python has on POSIX; run on Linux",
 )
 
 
