@@ -11,6 +11,8 @@ from ...sockets.hybrid_device import HybridDevice
 from .inner import CID
 
 CID_HOST = 2
+LOOK_AGAIN = 0.5
+"""Seconds between two looks whether the device has ended: nothing wakes a vsock that waits for callers."""
 
 
 class RealGuestDevice(HybridDevice):
@@ -27,14 +29,15 @@ class RealGuestDevice(HybridDevice):
         listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
         listener.bind((CID_HOST, port))
         listener.listen(128)
+        listener.settimeout(LOOK_AGAIN)
         self._start(self._pass_on, self._keep(listener), port)
 
     def _pass_on(self, listener: socket.socket, port: int) -> None:
-        while True:
+        while not self._ended:
             try:
                 caller, _ = listener.accept()
-            except OSError:
-                return  # the device has ended
+            except TimeoutError:
+                continue
             self._start(self._pass_on_one, self._keep(caller), port)
 
     def _pass_on_one(self, caller: socket.socket, port: int) -> None:
