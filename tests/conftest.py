@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from hvrpc.testing.leaks import Snapshot, leaks_since
@@ -20,6 +21,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         f"{MAY_LEAVE}(reason): the test starts something that a library keeps for the whole process",
     )
+    # Nothing fails for being slow: a busy machine is no mistake. What hangs has its own deadline.
+    hypothesis.settings.register_profile(
+        "hvrpc", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("hvrpc")
     config.stash[VSOCK] = guard.refuse_vsock_outside_rig()
 
 
