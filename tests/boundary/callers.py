@@ -25,6 +25,8 @@ from ..session.sides import LoopThread
 from ..sockets.background import WAIT
 from .far_side import PORTS, SERVICE, tell
 
+CALLING: Final = "calling"
+"""The line that says that all of them are about to call."""
 DEAD_AFTER: Final = 3.0 if guard.is_slow() else 1.0
 """Seconds of silence after which a far side is given up."""
 
@@ -291,7 +293,7 @@ def call_and_stay(where: str) -> None:
     ]
     for thread in threads:
         thread.start()
-    tell("calling")
+    tell(CALLING)
     for thread in threads:
         thread.join()
 

@@ -15,7 +15,7 @@ import pytest
 from hvrpc.testing.leaks import Snapshot
 
 from ..sockets.background import Background, wait_until
-from .callers import CALLERS, Caller, Grpc
+from .callers import CALLERS, CALLING, Caller, Grpc
 from .far_side import PORTS, SERVING, FarSide
 
 PAIRS: Final = [
@@ -246,6 +246,7 @@ class CallerLifeContract:
     def test_one_that_is_killed_lets_go_of_us(self, calling_machine: Any, own_address: str) -> None:
         lines = Lines()
         with FarSide(own_address, lines.tell), calling_machine() as machine:
+            machine.wait_for(CALLING)
             for name in CALLERS:
                 lines.wait_for(f"holds {name}")
             assert isinstance(machine, Machine)
