@@ -24,13 +24,6 @@ Ends = tuple[str, str, str]
 
 
 @contextmanager
-def _unix() -> Iterator[Ends]:
-    with short_folder() as folder:
-        where = f"unix://{folder}/{{}}.sock"
-        yield where, where, "unix:"
-
-
-@contextmanager
 def _tcp() -> Iterator[Ends]:
     number = os.getpid()  # an address of our own, since the ports are the same in all processes
     host = f"127.{1 + (number >> 16) % 250}.{number >> 8 & 255}.{number & 255}"
@@ -58,13 +51,13 @@ def _vsock() -> Iterator[Ends]:
 
 
 FAMILIES: dict[str, Callable[[], AbstractContextManager[Ends]]] = {
-    "unix": _unix,
     "tcp": _tcp,
     "hybrid": _hybrid,
     "hyperv": _hyperv,
     "vsock": _vsock,
 }
-"""`local` has a module of its own, with processes of its own."""
+"""`local` has a module of its own, with processes of its own; on UNIX sockets the contracts of both
+protocols are tried as a whole."""
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name in MISSING])
