@@ -49,8 +49,9 @@ FIRST_BUFFER: Final = 4 * 1024
 
 ONLY: Final = 8 * 1024
 """Bytes of a message that is looked at whole, before the codec that can wait for the rest."""
-TIMESTAMP: Final = b"\xff"
-"""The type of msgpack's timestamps: what has no such byte has none."""
+TIMESTAMP: Final = 0xFF
+"""The type of msgpack's timestamps: what has no such byte has none. A number, because looking for bytes in
+bytes takes as long as decoding them does."""
 
 LEAST: Final = 4 * 1024
 """Bytes of a large value that must have arrived before room is made for the rest."""
