@@ -503,15 +503,23 @@ class Batch:
         now = time.monotonic()
         deadline = None if caller._timeout is None else now + caller._timeout
         connection = caller._connection(deadline, now)
-        queue = connection.core.request
+        core = connection.core
+        prepare = core.prepare
+        queue = core.outgoing.append
         added, self._added = self._added, []
         try:
             for pending in added:
-                queue(pending._method, pending._params, pending._call)
+                call = pending._call
+                call.item = item = prepare(pending._method, pending._params, call)
+                queue(item)
                 pending._connection = connection
+            if core.failure is not None:
+                # Had the connection ended in between, its end would not have found all of them.
+                for pending in added:
+                    core.check(pending._call)
         except BaseException:
             for pending in added:
-                connection.core.withdraw(pending._call)
+                core.withdraw(pending._call)
             raise
         connection.push()
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import hvrpc.msgpack
-from hvrpc import Address, DeadlineExceeded, MethodNotFound, Outcome, RemoteError
+from hvrpc import Address, ConnectionLost, DeadlineExceeded, MethodNotFound, Outcome, RemoteError
 from hvrpc.msgpack import Context
+from hvrpc.msgpack.client import PeerCaller
 
 from ..sockets.background import WAIT, Background, wait_until
 from ..sockets.places import UnixPlace, short_folder
@@ -95,6 +96,19 @@ class TestBatch:
         with pytest.raises(ValueError, match=r"params\[0\]"):
             batch.send()
         assert client.call("noted") == []
+
+    def test_a_batch_that_comes_just_after_the_end_was_not_sent(self, made: Bench) -> None:
+        """The connection ends after the batch has looked for it, and before its calls are known."""
+        connection = pair(made)._session.current
+        assert connection is not None
+        connection.close()
+        batch = PeerCaller(lambda: connection, "elsewhere").batch()
+        calls = [batch.call("note", n) for n in range(3)]
+        batch.send()
+        for each in calls:
+            with pytest.raises(ConnectionLost) as caught:
+                each.result(timeout=WAIT)
+            assert caught.value.outcome is Outcome.NOT_SENT
 
     def test_leaving_the_block_by_an_error_sends_nothing(self, made: Bench) -> None:
         client = pair(made)

@@ -716,7 +716,11 @@ class Connection(Generic[CoreT]):
                 self._handler_done.set()
                 return False
             # Answers that pile up, or are large, go out before more of them are made.
-            if queue and (len(queue) >= MANY_ANSWERS or _ends_large(queue)):
+            try:
+                last = queue[-1]
+            except IndexError:
+                continue  # a notification has none, or another thread has sent it meanwhile
+            if type(last) is tuple or len(last) >= JOIN or len(queue) >= MANY_ANSWERS:
                 self.push()
                 if self._blocked and self._overfull():
                     self._overflow = True
@@ -984,11 +988,3 @@ def _release(asleep: LockType) -> None:
         asleep.release()
     except RuntimeError:
         pass  # awake already
-
-
-def _ends_large(queue: deque[Any]) -> bool:
-    try:
-        last = queue[-1]
-        return type(last) is tuple or len(last) >= JOIN
-    except IndexError:
-        return False  # another thread has sent it all meanwhile
