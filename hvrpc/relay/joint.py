@@ -62,6 +62,14 @@ class End(enum.Enum):
     """By this side."""
 
 
+class _SourceFailed(Exception):
+    """Receiving has failed."""
+
+    def __init__(self, error: HvrpcError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class _Direction:
     """From one side to the other."""
 
@@ -70,6 +78,8 @@ class _Direction:
         self.target = target
         self.moved = 0
         """Bytes so far."""
+        self.failure: HvrpcError | None = None
+        """What the source has ended with, where that says more than that it has."""
         self.ended = threading.Event()
 
     def copy(self) -> End:
@@ -81,15 +91,27 @@ class _Direction:
             self.target.shutdown_write()
         except StreamClosed:
             return End.CLOSED
+        except _SourceFailed as failed:
+            self.failure = failed.error
+            return End.SOURCE_BROKE
         except HvrpcError:
-            return End.TARGET_BROKE  # receiving does not raise when the other side is gone
+            return End.TARGET_BROKE
         return End.IN_ORDER
 
     def _copy(self) -> None:
         receive, send = self.source.recv_into, self.target.sendall
         idle = view = memoryview(bytearray(IDLE_BUFFER))
         calm = 0
-        while got := receive(view):
+        while True:
+            try:
+                got = receive(view)
+            except StreamClosed:
+                raise
+            except HvrpcError as error:
+                # Not for an end, which is no error here: TLS is broken, or has refused us.
+                raise _SourceFailed(error) from error
+            if not got:
+                return
             self.moved += got  # before it is sent: whoever has received it finds it counted
             send(view[:got])
             if view is idle:
@@ -118,6 +140,11 @@ class Joint:
     def to_caller(self) -> int:
         """Bytes that went from the target to the caller."""
         return self._back.moved
+
+    @property
+    def failure(self) -> HvrpcError | None:
+        """Why it has ended, where a side has told: TLS that wants a certificate, say."""
+        return self._back.failure or self._there.failure
 
     def run(self) -> None:
         """Pass on until both have ended, and close them. Needs one more thread meanwhile."""

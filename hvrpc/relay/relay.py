@@ -276,7 +276,8 @@ class Relay:
             link.join(target, self._linger)
             logger.info("%s: %s is connected to %s", self.name, peer, target.address)
             failed = False
-            link.run()
+            if (failure := link.run()) is not None:
+                self._log.warning("%s: %s was cut off: %s", self.name, peer, failure)
         except HvrpcError as error:
             if not self._closing:
                 self._log.warning("%s: %s was not passed on: %s", self.name, peer, error)
@@ -335,9 +336,10 @@ class _Link:
                 return
         self._joint.cut()  # meanwhile, nobody waits for it any more
 
-    def run(self) -> None:
+    def run(self) -> HvrpcError | None:
         assert self._joint is not None
         self._joint.run()
+        return self._joint.failure
 
     def abandon(self) -> None:
         self.caller.abort()

@@ -15,6 +15,7 @@ from hvrpc import ConnectError, ListenError
 from hvrpc.relay import Counters, Relay
 from hvrpc.security import Security
 from hvrpc.sockets import Listener, Stream
+from hvrpc.sockets.handshake import shake_hands
 
 from ..certificates import Certificates
 from ..sockets.background import Background, wait_until
@@ -198,6 +199,27 @@ def test_a_target_that_is_somebody_else_is_not_given_a_byte(
         assert read_to_end(stream) == b""
         wait_for(relay, failed=1)
     assert "where parent is expected" in caplog.text
+
+
+def test_a_target_that_wants_a_certificate_ends_the_caller_and_is_logged(
+    certificates: Certificates, target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so when our side has finished its handshake already, and is not silent then."""
+    wanting = Security.of_server(tls=certificates.tls("host")).tls
+    assert wanting is not None
+    security = Security.of_client(tls=certificates.tls(None))
+
+    def refuse() -> None:
+        with target.accept() as stream, pytest.raises(hvrpc.AccessDenied, match="no certificate"):
+            shake_hands(stream, wanting, 20)
+
+    with relay_to(target, target_security=security) as relay, call(relay) as caller:
+        refusing = Background(refuse)
+        assert read_to_end(caller) == b""
+        refusing.result()
+        wait_for(relay, open=0)
+    assert "was cut off: " in caplog.text
+    assert "wants a certificate of this side" in caplog.text
 
 
 def test_a_target_out_of_reach_ends_the_caller_and_is_logged(
