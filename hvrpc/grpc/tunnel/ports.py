@@ -128,7 +128,8 @@ class _Named:
     def __init__(self, stream: Stream, name: str, caller: Stream) -> None:
         gates.announce(name, caller.peer)
         self._stream = stream
-        self._name = name
+        self._names = [name]
+        """None, once it is given back: to end it twice must not take the name from the next one."""
         self.recv_into = stream.recv_into
         self.sendall = stream.sendall
         self.shutdown_write = stream.shutdown_write
@@ -144,12 +145,18 @@ class _Named:
 
     def close(self) -> None:
         # In this order: once it is closed, somebody else can have the name.
-        gates.forget(self._name)
+        self._give_name_back()
         self._stream.close()
 
     def abort(self) -> None:
-        gates.forget(self._name)
+        self._give_name_back()
         self._stream.abort()
+
+    def _give_name_back(self) -> None:
+        try:
+            gates.forget(self._names.pop())
+        except IndexError:
+            pass  # it was given back already
 
 
 # --- The end --------------------------------------------------------------------------------------
