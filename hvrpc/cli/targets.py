@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -13,6 +14,7 @@ import click
 from ..access import Access
 from ..addresses import Address
 from ..errors import ConnectionLost, OpenFailed, Outcome, ProtocolError
+from ..sockets import MAX_TIMEOUT
 from ..tls import Tls
 from .errors import missing
 
@@ -34,6 +36,23 @@ class AddressType(click.ParamType[Address]):
 
 
 ADDRESS: Final = AddressType()
+
+
+class Seconds(click.FloatRange):
+    """A time: a number, and one that can be waited for. Neither NaN nor infinity is."""
+
+    def __init__(
+        self, *, least: float = 0, most: float = int(MAX_TIMEOUT), above_zero: bool = False
+    ) -> None:
+        super().__init__(min=least, max=most, min_open=above_zero)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):  # which is not below, nor above anything
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
 
 
 class RuleType(click.ParamType[str]):
@@ -208,7 +227,7 @@ def timeout_option(function: Function) -> Function:
     return click.option(
         "-t",
         "--timeout",
-        type=click.FloatRange(min=0),
+        type=Seconds(),
         default=TIMEOUT,
         show_default=True,
         metavar="SECONDS",

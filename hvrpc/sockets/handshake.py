@@ -51,7 +51,7 @@ def shake_hands(stream: Stream, end: End, within: float) -> None:
         raise ConnectTimeout(
             str(stream.address),
             operation=OPERATION,
-            cause=f"the other side has not finished it in {within:g} s",
+            cause=f"the other side has not finished it in {within:.3g} s",
             remedy="check that the other side has tls= too, and is not paused",
         ) from error
     except OSError as error:

@@ -14,7 +14,7 @@ import click
 from .. import output, plot
 from ..errors import Failure
 from ..latencies import Latencies
-from ..targets import Target, proto_options, target_options
+from ..targets import Seconds, Target, proto_options, target_options
 from ..words import Words
 
 EPILOG = """\b
@@ -42,7 +42,7 @@ MOST_TIMES: Final = 2_000_000
 @click.option(
     "-d",
     "--duration",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(above_zero=True),
     default=5.0,
     show_default=True,
     metavar="SECONDS",

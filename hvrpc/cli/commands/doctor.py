@@ -16,6 +16,7 @@ from ..doctor.findings import Finding, Status
 from ..doctor.machine import Machine, look
 from ..doctor.selftest import Battery, Step
 from ..errors import AS_IT_IS, ExitCode, Failure
+from ..targets import Seconds
 
 EPILOG = """\b
 Examples:
@@ -36,7 +37,7 @@ STYLES = {Status.OK: "green", Status.NOTE: "yellow", Status.PROBLEM: "bold red"}
 @click.argument("address", required=False)
 @click.option(
     "--timeout",
-    type=click.FloatRange(0.1, 300),
+    type=Seconds(least=0.1, most=300),
     default=5,
     show_default=True,
     metavar="SECONDS",

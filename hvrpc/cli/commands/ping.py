@@ -10,7 +10,7 @@ import click
 from .. import output
 from ..errors import ExitCode, problem_of
 from ..latencies import Latencies, short
-from ..targets import Target, target_options
+from ..targets import Seconds, Target, target_options
 
 EPILOG = """\b
 Examples:
@@ -33,7 +33,7 @@ Examples:
 @click.option(
     "-i",
     "--interval",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     default=0.2,
     show_default=True,
     metavar="SECONDS",

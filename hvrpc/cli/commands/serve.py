@@ -10,7 +10,7 @@ from .. import output
 from ..loading import folders_of, load
 from ..reloading import Supervisor, hvrpc_again
 from ..serving import Wanted, run, serving_of
-from ..targets import ADDRESS, RuleType, tls_of, tls_options
+from ..targets import ADDRESS, RuleType, Seconds, tls_of, tls_options
 
 EPILOG = """\b
 Examples:
@@ -51,7 +51,7 @@ Then, from the host:
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     default=5.0,
     show_default=True,
     metavar="SECONDS",

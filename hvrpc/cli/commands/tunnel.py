@@ -14,11 +14,11 @@ from ...addresses import Address
 from ...relay import Relay, Route, RouteError, read_routes
 from ...relay.joint import LINGER
 from ...relay.relay import MAX_CONNECTIONS
-from ...sockets import DEFAULT_TIMEOUT, MAX_TIMEOUT
+from ...sockets import DEFAULT_TIMEOUT
 from .. import output
 from ..errors import ExitCode, Failure
 from ..serving import run_until_told
-from ..targets import ADDRESS, RuleType
+from ..targets import ADDRESS, RuleType, Seconds
 
 EPILOG = """\b
 Examples:
@@ -61,7 +61,7 @@ A file describes several:
 )
 @click.option(
     "--connect-timeout",
-    type=click.FloatRange(min=0, min_open=True, max=MAX_TIMEOUT),
+    type=Seconds(above_zero=True),
     default=DEFAULT_TIMEOUT,
     show_default=True,
     metavar="SECONDS",
@@ -69,7 +69,7 @@ A file describes several:
 )
 @click.option(
     "--linger",
-    type=click.FloatRange(min=0, min_open=True, max=MAX_TIMEOUT),
+    type=Seconds(above_zero=True),
     default=LINGER,
     show_default=True,
     metavar="SECONDS",
@@ -82,7 +82,7 @@ A file describes several:
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -90,7 +90,7 @@ A file describes several:
 )
 @click.option(
     "--stats",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(above_zero=True),
     metavar="SECONDS",
     help="Print counters so often.",
 )
