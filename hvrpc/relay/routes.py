@@ -74,16 +74,27 @@ class Route:
         Raises :class:`hvrpc.ListenError`, and :class:`hvrpc.CredentialsError` for files that cannot be
         used.
         """
+        security, target_security = self.securities()
         return Relay.between(
             self.listen,
             self.target,
             name=self.name,
-            security=Security.of_server(self.allow, self.tls),
-            target_security=Security.of_client(self.expect, self.target_tls),
+            security=security,
+            target_security=target_security,
             max_connections=self.max_connections,
             connect_timeout=self.connect_timeout,
             linger=self.linger,
             options=Options(remote_tcp_without_tls=self.remote_tcp_without_tls),
+        )
+
+    def securities(self) -> tuple[Security, Security]:
+        """What is asked of callers, and of the target.
+
+        Raises :class:`hvrpc.CredentialsError` for files that cannot be used.
+        """
+        return (
+            Security.of_server(self.allow, self.tls),
+            Security.of_client(self.expect, self.target_tls),
         )
 
     def __str__(self) -> str:

@@ -174,6 +174,8 @@ def test_a_target_out_of_reach_is_logged_with_what_to_do(folder: Path) -> None:
         (["tcp://127.0.0.1:0", "hvsock://web/1", "--allow", "cid:x"], "is no rule"),
         (["tcp://127.0.0.1:0", "hvsock://web/1", "--linger", "0"], "--linger"),
         (["tcp://127.0.0.1:0", "hvsock://web/1", "--config", __file__], "and not both"),
+        (["--config", __file__, "--allow", "uid:1"], "--allow belongs in the file"),
+        (["tcp://127.0.0.1:0", "hvsock://web/1", "--grace", "nan"], "--grace"),
         (["--config", __file__], "it is not TOML"),
         (["--config", "/nowhere.toml"], "does not exist"),
     ],
@@ -192,6 +194,16 @@ def test_a_file_can_be_checked_without_doing_it(folder: Path) -> None:
     assert result.stdout == (
         "one: tcp://127.0.0.1:0 -> hvsock://web/1\nclosed: hvsock://loopback/0 -> hvsock://web/1\n"
     )
+
+
+def test_checking_reads_the_files_that_are_named(folder: Path) -> None:
+    config = folder / "tunnels.toml"
+    text = CONFIG.format(target="hvsock://web/1")
+    config.write_text(f'{text}\n[tunnel.target_tls]\nca = "no.pem"\n', encoding="utf-8")
+    result = run("tunnel", "--config", config, "--check")
+    assert result.exit_code == ExitCode.USAGE
+    assert "no.pem" in result.stderr
+    assert result.stdout == ""
 
 
 def test_nothing_is_listened_on_when_one_of_several_fails(folder: Path, target: Listener) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ...addresses import Address
 from ...relay import Relay, Route, RouteError, read_routes
@@ -132,6 +133,8 @@ def command(
     routes = [given] if config is None else _read(config)
     if check:
         for route in routes:
+            route.securities()  # which reads the files that are named
+        for route in routes:
             output.say(str(route))
         return ExitCode.OK
     if not _log_is_set():
@@ -146,12 +149,28 @@ def _both(
     if config is not None:
         if listen is not None:
             raise click.UsageError("give LISTEN and TARGET, or --config, and not both")
+        _refuse_what_the_file_says()
         return _UNUSED, _UNUSED
     if listen is None or target is None:
         raise click.UsageError("where to listen and what to reach: hvrpc tunnel LISTEN TARGET")
     return listen, target
 
 
+def _refuse_what_the_file_says() -> None:
+    """Options that would have no effect. Of --allow nobody must believe that it has one."""
+    context = click.get_current_context()
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in OF_ONE_TUNNEL
+        and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"with --config, {' and '.join(given)} belongs in the file")
+
+
+OF_ONE_TUNNEL = ("allow", "max_connections", "connect_timeout", "linger", "remote_tcp_without_tls")
+"""Options that say something about LISTEN and TARGET; a file says it about each of its tunnels."""
 _UNUSED = Address.parse("tcp://127.0.0.1:0")
 
 
