@@ -58,8 +58,7 @@ class Pair:
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write both files; the key for this user only. Raises FileExistsError rather than replace."""
         certificate, key = self.files(folder)
-        _write(key, self.key, secret=True)
-        _write(certificate, self.certificate)
+        _write_both(certificate, self.certificate, key, self.key)
         return certificate, key
 
 
@@ -148,8 +147,7 @@ class Authority:
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write both files. Raises FileExistsError rather than replace one."""
         certificate, key = folder / CA_FILE, folder / CA_KEY_FILE
-        _write(key, _key_pem(self._key), secret=True)
-        _write(certificate, _pem(self._certificate))
+        _write_both(certificate, _pem(self._certificate), key, _key_pem(self._key))
         return certificate, key
 
     def issue(self, name: str, names: Iterable[str], *, days: int = DAYS) -> Pair:
@@ -246,6 +244,16 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
+
+
+def _write_both(certificate: Path, its_data: bytes, key: Path, key_data: bytes) -> None:
+    """Both, or none: a key without its certificate would only be in the way."""
+    _write(key, key_data, secret=True)
+    try:
+        _write(certificate, its_data)
+    except BaseException:
+        key.unlink()
+        raise
 
 
 def _write(path: Path, data: bytes, *, secret: bool = False) -> None:

@@ -114,12 +114,34 @@ def test_a_ca_that_was_torn_apart_is_not_used(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("guest", "said"),
-    [("=1", "a guest has a name"), ("web=5", "is no VM's id"), ("Büro", "not plain ASCII")],
+    [
+        ("=1", "a guest has a name"),
+        ("web=5", "is no VM's id"),
+        ("Büro", "not plain ASCII"),
+        ("CA", "called like those of the CA"),
+        ("web-key", "or of another key"),
+    ],
 )
 def test_a_guest_that_cannot_be_is_refused(folder: Path, guest: str, said: str) -> None:
     done = run("credentials", "new", folder, "--guest", guest)
     assert done.exit_code == ExitCode.USAGE
     assert said in done.stderr
+
+
+def test_days_are_as_many_as_a_certificate_can_hold(folder: Path) -> None:
+    assert run("credentials", "new", folder, "--days", 36_500).exit_code == ExitCode.OK
+    done = run("credentials", "new", folder, "--guest", "web", "--days", 9_999_999)
+    assert done.exit_code == ExitCode.USAGE
+    assert "--days" in done.stderr
+
+
+def test_a_key_is_not_left_without_its_certificate(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "host.pem").touch()
+    (folder / "web.pem").touch()
+    done = run("credentials", "new", folder, "--guest", "web")
+    assert "web.pem is there already" in done.stderr
+    assert names_in(folder) == {"ca.pem", "ca-key.pem", "host.pem", "web.pem"}
 
 
 def test_show_tells_whose_they_are_and_until_when(folder: Path) -> None:

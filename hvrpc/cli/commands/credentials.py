@@ -15,6 +15,8 @@ from ..errors import ExitCode, Failure
 
 LOCAL_NAMES = ("loopback", "localhost", "127.0.0.1")
 """Under which a host calls itself, in tests for instance."""
+MOST_DAYS = 36_500
+"""A certificate has no room for a year above 9999."""
 SOON = 30
 """Days before the end that are worth a colour."""
 
@@ -47,12 +49,23 @@ def guests_of(ctx: click.Context, option: click.Parameter, values: tuple[str, ..
         name, equals, vm_id = value.partition("=")
         if not name:
             raise click.BadParameter("a guest has a name", ctx, option)
+        if _means_other_files(name):
+            problem = (
+                f"the files of {name!r} would be called like those of the CA, or of another key"
+            )
+            raise click.BadParameter(problem, ctx, option)
         try:
             found.append((name, (name, str(UUID(vm_id))) if equals else (name,)))
         except ValueError as error:
             problem = f"{vm_id!r} is no VM's id; (Get-VM -Name NAME).Id shows it"
             raise click.BadParameter(problem, ctx, option) from error
     return found
+
+
+def _means_other_files(name: str) -> bool:
+    certificate, _ = Pair(name, b"", b"").files(Path())
+    stem = certificate.stem.casefold()  # some file systems make no difference
+    return certificate.name.casefold() == CA_FILE or stem.endswith("-key")
 
 
 @command.command(
@@ -71,7 +84,9 @@ Examples:
     callback=guests_of,
     help="Make one for a guest, with its VM's name and, if it is called by that, its id.",
 )
-@click.option("--days", type=click.IntRange(1), default=DAYS, show_default=True, help="Valid for.")
+@click.option(
+    "--days", type=click.IntRange(1, MOST_DAYS), default=DAYS, show_default=True, help="Valid for."
+)
 @output.json_option
 def new(folder: Path, guests: list[Guest], days: int, as_json: bool) -> None:
     """Make a CA, and a certificate for this host and for each guest.
