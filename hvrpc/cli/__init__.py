@@ -17,6 +17,10 @@ MISSING = 69
 """Exit code, `EX_UNAVAILABLE` of sysexits.h; `errors.ExitCode` has it for everything else."""
 
 
+INTERRUPTED = 130
+"""Exit code of Ctrl-C."""
+
+
 def start() -> int:
     """Run the command line of this process, and return its exit code."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -30,8 +34,11 @@ def start() -> int:
             file=sys.stderr,
         )
         return MISSING
-    from .main import hvrpc
-
+    try:
+        from .main import hvrpc
+    except KeyboardInterrupt:  # from then on, `main` tells it
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     return hvrpc.run()
 
 

@@ -20,7 +20,7 @@ from typing import IO, Any, Final
 import click
 
 from .. import errors
-from . import MISSING, output
+from . import INTERRUPTED, MISSING, output
 from .details import details_of
 
 
@@ -45,7 +45,7 @@ class ExitCode(enum.IntEnum):
     """This machine or this Python lacks something; the error says what to install."""
     BUG = 70
     """hvrpc is wrong. `--debug` shows where."""
-    INTERRUPTED = 130
+    INTERRUPTED = INTERRUPTED
     """Ctrl-C."""
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 
 import click
 import pytest
@@ -89,6 +90,20 @@ def test_without_click_it_says_what_to_install(
     told = capsys.readouterr().err
     assert told.startswith("hvrpc: the command line needs click, not installed here: ")
     assert told.endswith('-m pip install "hvrpc[cli]"\n')
+
+
+def test_ctrl_c_while_it_is_loading_is_clean(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hvrpc.cli import start
+
+    class Interrupted(types.ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "hvrpc.cli.main", Interrupted("hvrpc.cli.main"))
+    assert start() == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
