@@ -256,6 +256,7 @@ def run_until_told(
     end: Callable[[], bool],
     *,
     meanwhile: Callable[[], object] = lambda: None,
+    on_stderr: bool = False,
 ) -> ExitCode:
     """Begin, print the line that it returns, and end at SIGTERM or Ctrl-C.
 
@@ -268,7 +269,7 @@ def run_until_told(
     with _told_to_stop(stop):
         try:
             line = begin()
-            output.say(line)
+            output.say(line, stderr=on_stderr)
             sys.stdout.flush()  # whoever waits for this line may read it through a pipe
             notifier.ready(line)
             while not stop.wait(min(LOOK_EVERY, (notifier.watchdog or LOOK_EVERY) / 3)):

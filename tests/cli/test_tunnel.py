@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,8 +20,8 @@ from hvrpc.testing import Fabric
 from ..sockets.background import wait_until
 from ..sockets.contract import read_to_end
 from ..sockets.places import QUICK
-from .processes import ON_WINDOWS, POSIX_ONLY, Served, serve
-from .runs import run
+from .processes import ON_WINDOWS, POSIX_ONLY, WAIT, Served, serve
+from .runs import PROGRAM, run
 
 posix_only = pytest.mark.skipif(ON_WINDOWS, reason=POSIX_ONLY)
 
@@ -155,6 +156,19 @@ def test_a_file_describes_several_and_counters_are_printed_for_programs(
 
 
 @posix_only
+def test_programs_find_nothing_but_json_on_stdout(folder: Path) -> None:
+    words = [*PROGRAM, "tunnel", "tcp://127.0.0.1:0", "hvsock://web/1", "--json"]
+    with subprocess.Popen(
+        words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("joining tcp://")
+        process.terminate()
+        printed, _ = process.communicate(timeout=WAIT)
+    assert [json.loads(line)["accepted"] for line in printed.splitlines()] == [0]
+
+
+@posix_only
 def test_a_target_out_of_reach_is_logged_with_what_to_do(folder: Path) -> None:
     with tunnel(folder, "tcp://127.0.0.1:0", "hvsock://nowhere/1") as served:
         (address,) = where(served)
@@ -194,6 +208,15 @@ def test_a_file_can_be_checked_without_doing_it(folder: Path) -> None:
     assert result.stdout == (
         "one: tcp://127.0.0.1:0 -> hvsock://web/1\nclosed: hvsock://loopback/0 -> hvsock://web/1\n"
     )
+
+
+def test_what_is_checked_can_be_read_by_programs() -> None:
+    result = run("tunnel", "tcp://127.0.0.1:0", "hvsock://web/1", "--check", "--json")
+    assert json.loads(result.stdout) == {
+        "tunnel": "tcp://127.0.0.1:0",
+        "listen": "tcp://127.0.0.1:0",
+        "target": "hvsock://web/1",
+    }
 
 
 def test_checking_reads_the_files_that_are_named(folder: Path) -> None:

@@ -135,12 +135,20 @@ def command(
         for route in routes:
             route.securities()  # which reads the files that are named
         for route in routes:
-            output.say(str(route))
+            if as_json:
+                both = {"listen": str(route.listen), "target": str(route.target)}
+                output.print_json(
+                    {"tunnel": route.name or str(route.listen), **both}, one_line=True
+                )
+            else:
+                output.say(str(route))
         return ExitCode.OK
     if not _log_is_set():
         output.show_log(logging.WARNING if quiet else logging.INFO)
     tunnels = Tunnels(routes, grace, stats, as_json)
-    return run_until_told(tunnels.open, tunnels.close, meanwhile=tunnels.tell_now_and_then)
+    return run_until_told(
+        tunnels.open, tunnels.close, meanwhile=tunnels.tell_now_and_then, on_stderr=as_json
+    )
 
 
 def _both(
