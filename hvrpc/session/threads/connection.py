@@ -37,6 +37,7 @@ from ...sockets import Stream, causes
 from ..core import Call, CoreT
 from ..state import Event, Heartbeat, Lifecycle, Verdict
 from .io import FOREVER, SEND_NOW
+from .lobby import lobby
 from .tls_io import io_of
 from .watch import watch
 
@@ -65,6 +66,8 @@ MAX_QUEUED_ITEMS: Final = 4096
 """The same as a number of messages, which can be counted at once."""
 MANY_ANSWERS: Final = 256
 """Answers that are made before they are sent, at most."""
+PARKED: Final = object()
+"""Who reads an idle connection: nobody, until something comes (`lobby.py`)."""
 RESTED_DRAIN: Final = 0.1
 """Seconds that closing waits for the other side when nothing was under way."""
 
@@ -121,7 +124,11 @@ class Connection(Generic[CoreT]):
         self._over = threading.Event()
         self._tick = FOREVER
         """Seconds after which a receive ends without a byte."""
-        if heartbeat is not None and (watchful or not serves):
+        self._parks = serves and not watchful and lobby.is_open
+        """Whether it gives up its thread while it is idle."""
+        if self._parks:
+            self._set_tick(lobby.idle_for)
+        elif heartbeat is not None:
             self._set_tick(heartbeat.interval)
 
     def _set_tick(self, seconds: float) -> None:
@@ -647,6 +654,8 @@ class Connection(Generic[CoreT]):
                             self.push()
                         data = self._read_on()
                         if data is None:
+                            if self._reader is PARKED:
+                                return
                             if not core.has_more:
                                 continue
                         else:
@@ -738,7 +747,8 @@ class Connection(Generic[CoreT]):
             try:
                 data = self._recv(CHUNK)
             except BlockingIOError:
-                self._silence(None)
+                if not self._park():
+                    self._silence(None)
                 return None
             except OSError as error:
                 self.end(error)
@@ -749,6 +759,31 @@ class Connection(Generic[CoreT]):
                 return data
             self.end(None)
         return None
+
+    def _park(self) -> bool:
+        """Nothing has come for a while, and nothing is under way: wait for more in the lobby, without a
+        thread. The lead is held, and given up by the caller."""
+        core = self.core
+        if not self._parks or core.busy or core.has_more or self._waiters or self._queue:
+            return False
+        with self._state:
+            if self.ended or self.stopping or self._rest is not None:
+                return False
+            self._reader = PARKED
+            self._set_tick(lobby.idle_for)
+            lobby.enter(self.stream.socket.fileno(), self)
+        watch.discard(self)
+        return True
+
+    def resume(self) -> None:
+        """Something has come while it was parked: read on, on a thread of its own."""
+        me = object()
+        with self._state:
+            if self.ended or self._reader is not PARKED:
+                return
+            self._reader = me
+        watch.add(self)
+        self._start_reading(me, leading=False)
 
     def _return_to_lead(self, me: object) -> bool:
         """Somebody else leads: a successor, or a caller for as long as its call takes. A caller
@@ -832,8 +867,11 @@ class Connection(Generic[CoreT]):
             # Whoever comes back from a handler now finds a successor.
             self._reader = successor
             self.serving = 0
+        self._start_reading(successor, leading)
+
+    def _start_reading(self, me: object, leading: bool) -> None:
         thread = threading.Thread(
-            target=self._serve_on, args=(successor, leading), name="hvrpc-connection", daemon=True
+            target=self._serve_on, args=(me, leading), name="hvrpc-connection", daemon=True
         )
         try:
             thread.start()
@@ -896,6 +934,8 @@ class Connection(Generic[CoreT]):
             if self.ended:
                 return
             self.ended = True
+            if self._reader is PARKED:
+                lobby.leave(self.stream.socket.fileno(), self)
         # First nothing more gets out, then it is told what was not sent: the other way round, a
         # call could be sent by another thread after its owner was told that it was not.
         self._io.shut_down(socket.SHUT_WR if cause is None else socket.SHUT_RDWR)
