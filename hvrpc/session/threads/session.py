@@ -72,7 +72,8 @@ class Session(Generic[CoreT]):
         _sessions.add(self)
 
     def _reset(self) -> None:
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
+        """One opens for all. Reentrant, because only such a lock knows whether it is ours."""
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self._fresh: Connection[CoreT] | None = None
@@ -96,13 +97,14 @@ class Session(Generic[CoreT]):
     def _open(self, deadline: float | None) -> Connection[CoreT]:
         self._check_open()
         left = -1.0 if deadline is None else max(deadline - time.monotonic(), 0)
-        if not self._opening.acquire(timeout=left):
-            raise DeadlineExceeded(
-                "another thread was still opening the connection",
-                address=str(self.address),
-                outcome=Outcome.NOT_SENT,
-            )
         try:
+            # In here, for an interrupt may strike when it has just been acquired.
+            if not self._opening.acquire(timeout=left):
+                raise DeadlineExceeded(
+                    "another thread was still opening the connection",
+                    address=str(self.address),
+                    outcome=Outcome.NOT_SENT,
+                )
             self._check_open()
             current = self.current
             if current is not None and not current.ended:
@@ -120,7 +122,10 @@ class Session(Generic[CoreT]):
             fresh.used_at = time.monotonic()
             return fresh
         finally:
-            self._opening.release()
+            try:
+                self._opening.release()
+            except RuntimeError:
+                pass  # it was not ours
 
     def _attempt(self, deadline: float | None) -> Connection[CoreT]:
         """Connect, and have the other side prove that it is there."""
