@@ -21,6 +21,7 @@ RFC 7541 is HPACK; its section numbers stand in the comments.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -40,6 +41,10 @@ from .fields import (
     unsendable,
 )
 from .settings import DEFAULT_TABLE_SIZE
+
+# The library logs every field that it reads, tokens included, for whoever sees DEBUG of everything.
+if logging.getLogger("hpack").level == logging.NOTSET:  # it was not asked for by name
+    logging.getLogger("hpack").setLevel(logging.INFO)
 
 # What each field counts in tables and lists beyond its bytes (RFC 7541, 4.1).
 _FIELD_OVERHEAD = 32

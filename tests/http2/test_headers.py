@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import hpack
 import pytest
 from hypothesis import given, settings
@@ -16,6 +18,14 @@ from .peers import REQUEST, RESPONSE, TRAILERS
 
 def decoder(*, client: bool = False, most: int = 16_384, excess: int = 4) -> HeaderDecoder:
     return HeaderDecoder(client=client, most_list=most, excess=excess)
+
+
+def test_no_token_is_logged_with_everything_else(caplog: pytest.LogCaptureFixture) -> None:
+    token = (b"authorization", b"Bearer a-secret")
+    block = hpack.Encoder().encode([*REQUEST, token])
+    with caplog.at_level(logging.DEBUG):
+        assert token in decoder().decode_initial(block).fields
+    assert "a-secret" not in caplog.text
 
 
 names = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=20).map(str.encode)
