@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -64,7 +65,13 @@ class Background(Generic[T]):
             time.sleep(PAUSE)
 
     def _place_inside(self, function: str) -> tuple[int, int] | None:
-        innermost = frame = sys._current_frames().get(self.thread.ident or 0)
+        # Python 3.11 makes frames with its lock on threads held: a collection that begins there may wait
+        # for a thread that waits for this lock, for ever.
+        gc.disable()
+        try:
+            innermost = frame = sys._current_frames().get(self.thread.ident or 0)
+        finally:
+            gc.enable()
         while frame is not None:
             if frame.f_code.co_name == function and innermost is not None:
                 return id(innermost), innermost.f_lasti
