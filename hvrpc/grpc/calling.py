@@ -72,6 +72,8 @@ class ClientCall(Call):
     """Somebody waits until what was queued has been sent."""
     watched: Callable[[], object] | None = None
     """Somebody wants to be told of the end, on a thread where the user's code may run."""
+    onlookers: tuple[Call, ...] = ()
+    """Who waits for the headers or the end beside the one who takes the messages."""
 
     first: bytes | None = None
     assembler: Assembler | None = None
@@ -87,6 +89,8 @@ class ClientCall(Call):
         self.done = True
         if self.wake is not None:
             self.wake()
+        for onlooker in self.onlookers:
+            _tell(onlooker)
 
     def finish(self) -> None:
         """It is over."""
@@ -206,6 +210,11 @@ class ClientCore(GrpcCore):
         self._hello: Call | None = None
         self._calls: dict[int, ClientCall] = {}
         self._queued: deque[ClientCall] = deque()
+        self._untold: list[Callable[[], object]] = []
+        """Whoever wants to be told of a call that was never begun."""
+        self.forsaken: deque[ClientCall] = deque()
+        """Calls that nobody has kept. They are put here by the garbage collector, which may run while this
+        very thread holds the lock, and given up by whoever comes by (`end_forsaken`)."""
         self.attended = False
         """Whether a thread reads although nobody waits."""
 
@@ -226,15 +235,18 @@ class ClientCore(GrpcCore):
                 self._queued.append(call)
                 return
             except ConnectionEnding:
+                self.draining = True
                 call.fail(self._not_taken())
                 return
             call.key = key
             self._calls[key] = call
 
     def start(self, call: ClientCall, fields: Fields, extra: Fields = ()) -> None:
-        """Queue the beginning of a call whose messages follow."""
-        call.sending = True
+        """Queue the beginning of a call whose messages follow; not of one that was given up already."""
         with self.lock:
+            if call.ended:
+                return
+            call.sending = True
             try:
                 key = self.http.open_stream(fields, extra)
             except TooManyStreams:
@@ -242,6 +254,7 @@ class ClientCore(GrpcCore):
                 self._queued.append(call)
                 return
             except ConnectionEnding:
+                self.draining = True
                 call.fail(self._not_taken())
                 return
             call.key = key
@@ -296,10 +309,20 @@ class ClientCore(GrpcCore):
         """Give a call up. False when it had ended before."""
         with self.lock:
             if call.ended:
+                if self._calls.get(call.key) is call:
+                    self._drop(call, code)  # it was given up while it was begun
                 return False
             call.decided = ending
             self._drop(call, code)
-            return True
+            untold, self._untold = self._untold, []
+        for tell in untold:
+            tell()
+        return True
+
+    def end_forsaken(self, ending: Ending) -> None:
+        """Give up the calls that nobody has kept."""
+        while self.forsaken:
+            self.end(self.forsaken.popleft(), ending)
 
     def end_all(self, ending: Ending) -> None:
         """Give all calls up."""
@@ -324,7 +347,11 @@ class ClientCore(GrpcCore):
         while queued and http.may_open:
             call = queued.popleft()
             if http.may_open < 0:
+                self.draining = True
+                call.waits_to_open = None
                 call.fail(self._not_taken())
+                if call.watched is not None:
+                    self._untold.append(call.watched)
                 continue
             assert call.waits_to_open is not None
             fields, extra, unsent = call.waits_to_open
@@ -390,6 +417,9 @@ class ClientCore(GrpcCore):
                     _tell(room)
         if self._queued:
             self._open_queued()
+        if self._untold:
+            work.extend(map(Told, self._untold))
+            self._untold = []
 
     def _finish(self, call: ClientCall, stream_id: int, work: deque[Any]) -> None:
         if self._calls.pop(stream_id, None) is None:

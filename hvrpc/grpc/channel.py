@@ -51,6 +51,8 @@ from .wire import PLAIN, Ending, request_fields
 
 USER_AGENT: Final = f"hvrpc/{__version__}"
 LEAST_METADATA: Final = 1024
+GIVEN_UP_WITHIN: Final = 0.05
+"""Seconds after which one who waits to make a call again sees that another thread has cancelled it."""
 PREVIOUS_ATTEMPTS: Final = b"grpc-previous-rpc-attempts"
 
 Serializer = Callable[[Any], bytes] | None
@@ -88,6 +90,8 @@ class Channel(grpc.Channel):
             else of_channel(credentials, where, self.options.target_name)
         )
         self._connecting: threading.Thread | None = None
+        self._rests = 0
+        """Visits in a row that found no connection."""
         self._authority = self.options.authority or "localhost"
         self._user_agent = " ".join(
             filter(None, (self.options.user_agent, USER_AGENT, self.options.user_agent_after))
@@ -113,8 +117,11 @@ class Channel(grpc.Channel):
         connections = session.connections()
         idle = self.options.idle_timeout
         for connection in connections:
-            connection.refresh()
             core = connection.core
+            if core.forsaken:
+                core.end_forsaken(CANCELLED)
+            connection.push()  # what the socket did not take when it was queued, too
+            connection.refresh()
             if connection.ended:
                 continue
             if core.draining:
@@ -124,7 +131,8 @@ class Channel(grpc.Channel):
             ):
                 self.connectivity.changed(State.IDLE)
                 session.let_go(connection)
-        if not connections:
+        self._rests = 0 if connections else self._rests + 1
+        if self._rests > 1:  # one that has just proved itself is among them the second time
             rounds.discard(self)
 
     # --- Connections -----------------------------------------------------------------------------
@@ -313,6 +321,7 @@ class Link:
         self.connectivity.changed(State.READY)
         channel = self._channel()
         if channel is not None:
+            channel._rests = 0
             rounds.add(channel)
 
     def _leaving(self, core: ClientCore) -> None:
@@ -414,8 +423,15 @@ class Method:
         channel = self.channel
         return channel.guard.ask(credentials, channel._authority, self.path)
 
-    def again(self, call: ClientCall, retrying: Retrying, deadline: float | None) -> Again | None:
-        """Whether a call that has ended is made again, by the retry policy. Waits before it is."""
+    def again(
+        self,
+        call: ClientCall,
+        retrying: Retrying,
+        deadline: float | None,
+        is_given_up: Callable[[], bool] | None = None,
+    ) -> Again | None:
+        """Whether a call that has ended is made again, by the retry policy. Waits before it is, and looks
+        now and then whether another thread has given it up."""
         ending = call.ending
         committed = call.headers is not None or call.decided in (DEADLINE_EXCEEDED, CANCELLED)
         if committed and ending.code is not grpc.StatusCode.OK:
@@ -427,8 +443,13 @@ class Method:
         now = time.monotonic()
         if deadline is not None and now + wait >= deadline:
             return None
-        if self.channel.closing.wait(wait):
-            return None
+        until = now + wait
+        step = wait if is_given_up is None else GIVEN_UP_WITHIN
+        while (rest := until - time.monotonic()) > 0:
+            if self.channel.closing.wait(min(rest, step)):
+                return None
+            if is_given_up is not None and is_given_up():
+                return None
         left = None if deadline is None else max(deadline - now - wait, 0.001)
         return Again(left, ((PREVIOUS_ATTEMPTS, str(retrying.attempts - 1).encode()),))
 

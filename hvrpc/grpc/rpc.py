@@ -89,6 +89,9 @@ class Rpc(RpcError):
         self._asked = False
         """Whether the retry policy has said its last word."""
         self._one_repeats = threading.RLock()
+        self._repeating = False
+        self._one_takes = threading.RLock()
+        """Whoever takes messages has looked at all there was before it waits for more: one at a time."""
         self._extra = method.extra(timeout, given)
         self._fields, self._compression = method.fields(compression)
         self._vouched: Fields = ()
@@ -123,6 +126,10 @@ class Rpc(RpcError):
             self._begin()
         except ValueError:  # the channel was closed
             self._refuse(CANCELLED)
+        except Exception as error:
+            logger.exception("%s could not be begun", self._method.path)
+            why = f"the call could not be begun: {type(error).__name__}: {error}"
+            self._refuse(Ending(grpc.StatusCode.INTERNAL, why), error)
         finally:
             begun.set()
         self._supply(False)
@@ -152,17 +159,21 @@ class Rpc(RpcError):
         call = self._call
         core = connection.core
         if self._callbacks is None or self._callbacks:
-            call.watched = self._finished
+            call.watched = self._over
         with self._one_sends:
             self._connection = connection
             core.start(call, self._fields, self._extra)
+            queued = 0
             for payload in self._sent or ():
                 core.send(call, self._packed(payload))
             if self._all_sent:
-                core.send(call, (), end=True)
-        connection.push()
-        if self._refused is not None:
-            core.end(call, self._refused)
+                queued = core.send(call, (), end=True)
+        if not connection.push() or queued > 0:
+            channel.attend(connection)  # the rest must get there although nobody waits, perhaps
+        if call.ended or self._refused is not None:
+            # Perhaps it was given up just before there was anything to give up.
+            core.end(call, self._refused or CANCELLED)
+            connection.push()
 
     def _packed(self, payload: bytes) -> tuple[bytes, ...]:
         if self._compression is PLAIN:
@@ -225,7 +236,8 @@ class Rpc(RpcError):
 
         False when the deadline came first.
         """
-        with self._one_sends:
+        # Not while it is begun anew: what is sent then must be kept, and is.
+        with self._one_repeats, self._one_sends:
             call = self._call
             connection = self._connection
             assert connection is not None
@@ -266,7 +278,7 @@ class Rpc(RpcError):
             self._begun = None
         return True
 
-    def _look(self, deadline: float | None) -> bool:
+    def _look(self, deadline: float | None, waiter: Call | None = None) -> bool:
         """Wait until there is something to look at. False when the time came first.
 
         Whoever has looked at all there was sets `done` to False, looks again, and then calls this.
@@ -280,7 +292,7 @@ class Rpc(RpcError):
         connection = self._connection
         if call.ended or connection is None:
             return True
-        if connection.wait(call, until):
+        if connection.wait(call if waiter is None else waiter, until):
             return True
         return self._late(until)
 
@@ -299,13 +311,19 @@ class Rpc(RpcError):
         with self._one_repeats:
             if self._call is not call:
                 return True  # another thread has just begun it anew
-            return self._repeat(call)
+            if self._sent is None:
+                return False
+            self._repeating = True
+            try:
+                return self._repeat(call)
+            finally:
+                self._repeating = False
 
     def _repeat(self, call: StreamCall) -> bool:
         method = self._method
         again = None
         if self._retrying is not None and not self._asked:
-            again = method.again(call, self._retrying, self._deadline)
+            again = method.again(call, self._retrying, self._deadline, self._is_refused)
             self._asked = again is None
         if again is not None:
             self._extra = method.extra(again.left, self._given) + self._vouched + again.fields
@@ -318,11 +336,20 @@ class Rpc(RpcError):
                 failure, self._repetitions, self._deadline, idempotent=False
             ):
                 return False
-        watched = call.watched
-        self._call = StreamCall(call.most)
-        self._call.watched = watched
+        with self._lock:
+            if self._refused is not None:
+                return False  # it was given up meanwhile
+            self._call = StreamCall(call.most)
+            self._call.watched = call.watched
         self._begin()
+        if self._call.watched is not None and self._connection is not None:
+            method.channel.attend(self._connection)
+            if self._call.ended:  # at once: then nobody has been told
+                threading.Thread(target=self._finished, name="hvrpc-repeat", daemon=True).start()
         return True
+
+    def _is_refused(self) -> bool:
+        return self._refused is not None
 
     def _take(self, deadline: float | None) -> bytes | None:
         """The next message; None at the end. Raises TimeoutError when the time came first."""
@@ -367,8 +394,12 @@ class Rpc(RpcError):
             return True
         if cause is not None:
             self._cause = cause
-        if not connection.core.end(self._call, ending):
-            return False
+        call = self._call
+        if not connection.core.end(call, ending):
+            if not self._repeating:
+                return False
+            self._refuse(ending, cause)
+            return self._refused is ending
         connection.push()
         self._finished()
         return True
@@ -381,6 +412,18 @@ class Rpc(RpcError):
     def cancel(self) -> bool:
         """Give it up; the server's handler is told."""
         return self._give_up(CANCELLED)
+
+    def _over(self) -> None:
+        """It has ended, as the thread that reads the connection says. If it may be begun anew, which takes
+        time, that is not for this thread to do: others wait for it."""
+        call = self._call
+        failure = call.failure
+        unsent = failure is not None and not may_have_run(failure)
+        retried = self._retrying is not None and call.ending.code is not grpc.StatusCode.OK
+        if self._sent is not None and self._refused is None and (unsent or retried):
+            threading.Thread(target=self._finished, name="hvrpc-repeat", daemon=True).start()
+        else:
+            self._finished()
 
     def _finished(self) -> None:
         """It has ended: tell whoever wants to be told."""
@@ -407,7 +450,7 @@ class Rpc(RpcError):
             self._callbacks.append(callback)
             first = len(self._callbacks) == 1
         if first:
-            self._call.watched = self._finished
+            self._call.watched = self._over
             if self._deadline is not None:
                 alarms.at(self._deadline, self._overdue)
             self._attend()
@@ -429,8 +472,10 @@ class Rpc(RpcError):
 
     def __del__(self) -> None:
         try:
-            if not self._call.ended and self._callbacks == []:
-                self._give_up(CANCELLED)
+            call = self._call
+            connection = self._connection
+            if not call.ended and self._callbacks == [] and connection is not None:
+                connection.core.forsaken.append(call)
         except Exception:  # half made, or the interpreter is ending
             pass
 
@@ -440,32 +485,38 @@ class Rpc(RpcError):
     def _ending(self) -> Ending:  # type: ignore[override]
         return self._call.ending if self._refused is None else self._refused
 
-    def _wait_for_end(self) -> None:
-        """Until it has ended. What comes meanwhile stays to be taken."""
-        while not self._call.ended or self._is_repeated():
+    def _wait_for_end(self, timeout: float | None = None) -> None:
+        """Until it has ended. What comes meanwhile stays to be taken.
+
+        Raises :class:`grpc.FutureTimeoutError` when the time comes first.
+        """
+        self._look_on(lambda call: False, timeout)
+
+    def _look_on(
+        self, is_enough: Callable[[StreamCall], bool], timeout: float | None = None
+    ) -> StreamCall:
+        """Wait for something, or the end, while another thread may take the messages."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
             call = self._call
-            call.done = False
-            if call.ended:
-                call.done = True
-                continue
-            self._look(None)
+            waiter = Call()
+            with self._lock:
+                call.onlookers += (waiter,)
+            try:
+                while not (is_enough(call) or call.ended):
+                    if not self._look(deadline, waiter):
+                        raise grpc.FutureTimeoutError
+                    waiter.done = False
+            finally:
+                with self._lock:
+                    call.onlookers = tuple(each for each in call.onlookers if each is not waiter)
+            if is_enough(call) or not self._is_repeated():
+                return call
 
     def initial_metadata(self) -> Any:
         """What the server sends before its responses. Waits for it."""
-        while True:
-            call = self._call
-            if call.headers is not None:
-                opening = call.opening
-                return () if opening is None else opening.metadata
-            if call.ended:
-                if self._is_repeated():
-                    continue
-                return ()
-            call.done = False
-            if call.headers is not None or call.ended:
-                call.done = True
-                continue
-            self._look(None)
+        opening = self._look_on(lambda call: call.headers is not None).opening
+        return () if opening is None else opening.metadata
 
     def trailing_metadata(self) -> Any:
         """What the server sends with its status. Waits for it."""
@@ -509,7 +560,7 @@ class Rpc(RpcError):
                 connection.refresh()
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self._give_up(DEADLINE_EXCEEDED)
-        return self._call.ended
+        return self._call.ended and (self._refused is not None or not self._repeating)
 
     def running(self) -> bool:
         """Whether it has not ended."""
@@ -551,21 +602,19 @@ class UnaryResponse(Rpc):
     _response: Any = None
     _has_response = False
     _messages: list[bytes] | None = None
-    _one_fetches: Any = None
 
     def _fetch(self, timeout: float | None) -> bool:
         """Wait for the response, and keep it. False when it failed."""
-        with self._fetching():
+        deadline = None if timeout is None else time.monotonic() + timeout
+        longest = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
+        if not self._one_takes.acquire(timeout=longest):
+            raise grpc.FutureTimeoutError
+        try:
             if not self._has_response and self._refused is None:
-                deadline = None if timeout is None else time.monotonic() + timeout
                 self._read_all(deadline)
+        finally:
+            self._one_takes.release()
         return self._ending.code is grpc.StatusCode.OK
-
-    def _fetching(self) -> Any:
-        with self._lock:
-            if self._one_fetches is None:
-                self._one_fetches = threading.RLock()
-            return self._one_fetches
 
     def _read_all(self, deadline: float | None) -> None:
         if self._messages is None:
@@ -612,7 +661,8 @@ class StreamResponse(Rpc):
         return self
 
     def __next__(self) -> Any:
-        message = self._take(None)
+        with self._one_takes:
+            message = self._take(None)
         if message is None:
             if self._ending.code is grpc.StatusCode.OK:
                 raise StopIteration
@@ -633,13 +683,13 @@ class StreamResponse(Rpc):
         return self.__next__()
 
     def result(self, timeout: float | None = None) -> Any:
-        """Wait for the end, which is the result. Raises :class:`grpc.RpcError`."""
-        self._wait_for_end()
+        """Wait for the end, which is the result. Raises :class:`grpc.RpcError`, or FutureTimeoutError."""
+        self._wait_for_end(timeout)
         if self._ending.code is grpc.StatusCode.OK:
             return self
         raise self._error()
 
     def exception(self, timeout: float | None = None) -> Any:
         """The error that it ended in; None if there was none. Waits for the end."""
-        self._wait_for_end()
+        self._wait_for_end(timeout)
         return None if self._ending.code is grpc.StatusCode.OK else self._error()
