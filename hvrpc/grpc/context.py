@@ -54,7 +54,9 @@ class Context(grpc.ServicerContext):
         if not self.is_active():
             return False
         call.core.reset(call)
-        call.cancelled = True
+        call.give_up()
+        if call.on_cancelled is not None:
+            call.on_cancelled()
         call.core.connection.flush()
         return True
 

@@ -47,7 +47,7 @@ from .options import ServerOptions
 from .serving import ServerCall, ServerCore
 from .status import StatusError
 from .wire import PLAIN
-from .workers import Occupancy, workers_of
+from .workers import Occupancy, PoolClosed, workers_of
 
 MUCH: Final = 256 * 1024
 """Bytes of one response that may wait to be sent before its handler has to wait."""
@@ -219,7 +219,11 @@ class Server(grpc.Server):
             _end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
             call.core.ended(call)
             return
-        self._workers.run(self._carry_out, call)
+        try:
+            self._workers.run(self._carry_out, call)
+        except PoolClosed as error:
+            _end(call, grpc.StatusCode.UNAVAILABLE, str(error))
+            self._ended(call)
 
     # --- One call --------------------------------------------------------------------------------
 
@@ -230,6 +234,11 @@ class Server(grpc.Server):
         except Exception:
             logger.exception("%s failed in a way that it should not", call.request.path)
             _end(call, grpc.StatusCode.INTERNAL, "the server failed; its log says how")
+        except BaseException as error:
+            # sys.exit() in a handler: it ends its call, not the thread that reads for all others.
+            details = f"Exception calling application: {type(error).__name__}: {error}"
+            logger.error("%s: %s", call.request.path, details, exc_info=error)
+            _end(call, grpc.StatusCode.UNKNOWN, details)
         finally:
             if not call.detached:
                 self._ended(call)
@@ -373,14 +382,21 @@ class Server(grpc.Server):
                 over()
 
         def over() -> None:
+            with call.core.lock:
+                if call.is_over:
+                    return  # the caller has given up just when the handler was done
+                call.is_over = True
             _finish(call, context)
             self._ended(call)
 
         call.detached = True
         call.on_cancelled = over
+        if call.cancelled:  # before it could be told
+            over()
+            return
         try:
             behaviour(request, context, send)
-        except Exception as error:
+        except BaseException as error:
             _failed(call, context, error, "calling application")
             over()
 
@@ -552,7 +568,7 @@ def _finish(call: ServerCall, context: Context) -> None:
         context._run_callbacks()
 
 
-def _failed(call: ServerCall, context: Context, error: Exception, doing: str) -> None:
+def _failed(call: ServerCall, context: Context, error: BaseException, doing: str) -> None:
     """A handler has raised: answer, unless it was the end of the call that it raised for."""
     if context._aborted:
         _end_with(call, context, grpc.StatusCode.UNKNOWN, "RPC Aborted")

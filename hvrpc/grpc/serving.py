@@ -29,7 +29,7 @@ from ..http2 import (
 )
 from ..http2.sending import Buffer
 from ..session.core import Call
-from .calling import SMALL, Told
+from .calling import SMALL, Told, _tell
 from .core import GrpcCore
 from .messages import SERVER, Assembler, unpack_only
 from .status import StatusError
@@ -75,6 +75,8 @@ class ServerCall(Call):
     on_cancelled: Callable[[], object] | None = None
     detached = False
     """Whether it goes on although its handler has returned."""
+    is_over = False
+    """Whether one that was detached has ended."""
     task: Any = None
 
     def __init__(self, core: ServerCore, key: int, request: Request, one: bool) -> None:
@@ -96,6 +98,14 @@ class ServerCall(Call):
         self.done = True
         if self.wake is not None:
             self.wake()
+
+    def give_up(self) -> None:
+        """Nobody wants its answer: whoever waits on its behalf need not."""
+        self.cancelled = True
+        room = self.room
+        if room is not None:
+            _tell(room)
+        self.look()
 
     @property
     def is_late(self) -> bool:
@@ -221,9 +231,7 @@ class ServerCore(GrpcCore):
             elif kind == STREAM_WRITABLE:
                 room, call.room = call.room, None
                 if room is not None:
-                    room.done = True
-                    if room.wake is not None:
-                        room.wake()
+                    _tell(room)
 
     def _collect(self, call: ServerCall, piece: bytes, work: deque[Any]) -> None:
         """A request that is not small, or comes in pieces: let the caller send on."""
@@ -242,12 +250,7 @@ class ServerCore(GrpcCore):
             work.append(call)
 
     def _cancel(self, call: ServerCall, work: deque[Any] | None) -> None:
-        call.cancelled = True
-        if call.room is not None:
-            call.room.done = True
-            if call.room.wake is not None:
-                call.room.wake()
-        call.look()
+        call.give_up()
         if call.one and not call.request_ended:
             self._running.discard(call)  # it has never begun
         elif call.on_cancelled is not None:
@@ -311,6 +314,9 @@ class ServerCore(GrpcCore):
         with self.lock:
             if self._calls.pop(call.key, None) is None:
                 return
+            room, call.room = call.room, None
+            if room is not None:  # it was ended by another thread than the one that sends
+                _tell(room)
             fields = status_fields(code, alone=not call.headers_sent)
             try:
                 self.http.send_trailers(call.key, fields, extra)

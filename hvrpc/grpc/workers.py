@@ -77,6 +77,10 @@ class Occupancy:
                 self._left += 1
 
 
+class PoolClosed(Exception):
+    """An executor of the user's takes no more: it was shut down before its server."""
+
+
 class PoolWorkers(Workers):
     """Hands calls to an executor of the user's."""
 
@@ -85,7 +89,12 @@ class PoolWorkers(Workers):
         self._pool = pool
 
     def run(self, carry_out: Run, call: Any) -> None:
-        self._pool.submit(self._run, carry_out, call)
+        try:
+            self._pool.submit(self._run, carry_out, call)
+        except RuntimeError as error:
+            raise PoolClosed(
+                f"the server's thread pool takes no more calls: {error}; stop the server first"
+            ) from error
 
     @staticmethod
     def _run(carry_out: Run, call: Any) -> None:

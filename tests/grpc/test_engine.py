@@ -334,3 +334,119 @@ class TestSeveralThreads:
             call = channel.unary_unary(f"{SERVICE}take").future(bytes(1_000_000))
             assert there.wait(WAIT)
             call.result(WAIT)
+
+
+class TestHandlers:
+    def test_one_that_exits_ends_its_own_call_only(self, path: Path) -> None:
+        reached, end = threading.Event(), threading.Event()
+
+        def leave_it(request: bytes, context: Any) -> bytes:
+            raise SystemExit(3)
+
+        def hold(request: bytes, context: Any) -> bytes:
+            reached.set()
+            end.wait(WAIT)
+            return b"done"
+
+        methods: dict[str, Any] = {"leave": unary(leave_it), "hold": unary(hold)}
+        pool = futures.ThreadPoolExecutor(2)
+        with serving(path, thread_pool=pool, **methods), channel_to(path) as channel:
+            other = Background(lambda: channel.unary_unary(f"{SERVICE}hold")(b""))
+            assert reached.wait(WAIT)
+            for _ in range(3):
+                with pytest.raises(grpc.RpcError) as caught:
+                    channel.unary_unary(f"{SERVICE}leave")(b"", timeout=WAIT)
+                assert caught.value.code() is grpc.StatusCode.UNKNOWN
+            end.set()
+            assert other.result() == b"done"
+
+    def test_cancelling_wakes_one_that_waits_for_requests(self, path: Path) -> None:
+        contexts: list[Any] = []
+        reached, over = threading.Event(), threading.Event()
+
+        def wait(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            contexts.append(context)
+            reached.set()
+            try:
+                yield from requests
+            finally:
+                over.set()
+
+        never = threading.Event()
+
+        def nothing() -> Iterator[bytes]:
+            never.wait(WAIT)
+            yield from ()
+
+        method: Any = grpc.stream_stream_rpc_method_handler(wait)
+        with serving(path, wait=method), channel_to(path) as channel:
+            stream = channel.stream_stream(f"{SERVICE}wait")(nothing())
+            assert reached.wait(WAIT)
+            assert contexts[0].cancel()
+            with pytest.raises(grpc.RpcError) as caught:
+                next(stream)
+            assert caught.value.code() is grpc.StatusCode.CANCELLED
+            never.set()
+            assert over.wait(WAIT)
+
+    def test_cancelling_wakes_one_whose_caller_reads_too_slowly(self, path: Path) -> None:
+        contexts: list[Any] = []
+        over = threading.Event()
+
+        def flood(request: bytes, context: Any) -> Iterator[bytes]:
+            contexts.append(context)
+            try:
+                while True:
+                    yield bytes(100_000)
+            finally:
+                over.set()
+
+        with serving(path, flood=streaming(flood)) as server, channel_to(path) as channel:
+            stream = channel.unary_stream(f"{SERVICE}flood")(b"")
+            next(stream)
+            wait_until(
+                lambda: any(call.room for core in server._cores for call in core.running()),
+                "it waits",
+            )
+            assert contexts[0].cancel()
+            assert over.wait(WAIT)
+            stream.cancel()
+
+    @pytest.mark.parametrize("how", ["raises after its answer", "is cancelled"])
+    def test_one_that_answers_later_gives_its_place_back_once(self, path: Path, how: str) -> None:
+        contexts: list[Any] = []
+        asked = threading.Event()
+
+        def later(request: bytes, context: Any, send: Any) -> None:
+            contexts.append(context)
+            asked.set()
+            if how == "raises after its answer":
+                send(None)
+                raise ValueError("too late")
+
+        later.experimental_non_blocking = True  # type: ignore[attr-defined]
+        methods: dict[str, Any] = {"later": streaming(later)}
+        with serving(path, most=1, **methods) as server, channel_to(path) as channel:
+            stream = channel.unary_stream(f"{SERVICE}later")(b"")
+            assert asked.wait(WAIT)
+            if how == "is cancelled":
+                assert contexts[0].cancel()
+                with pytest.raises(grpc.RpcError):
+                    next(stream)
+            else:
+                assert list(stream) == []
+            wait_until(lambda: server._occupancy._left == 1, "its place is free again")
+            wait_until(lambda: not any(core.busy for core in server._cores), "it has ended")
+
+    def test_a_pool_that_was_shut_down_costs_only_the_calls(self, path: Path) -> None:
+        pool = futures.ThreadPoolExecutor(1, initializer=lambda: None)
+        with serving(path, thread_pool=pool, echo=unary(echo)), channel_to(path) as channel:
+            method = channel.unary_unary(f"{SERVICE}echo")
+            assert method(b"x", timeout=WAIT) == b"x"
+            pool.shutdown()
+            for _ in range(2):
+                with pytest.raises(grpc.RpcError) as caught:
+                    method(b"", timeout=WAIT)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert "thread pool" in str(caught.value.details())
+            assert channel.session.opened == 1
