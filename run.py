@@ -537,7 +537,7 @@ def plan(python: str, also: str | None, rigs: bool = False) -> list[list[list[St
     ]
     wheel = [Stage(["build"], python, 3), Stage(["smoke"], python, 3)]
     by_kind = [[name for name in RIGS if RIGS[name].on_windows == kind] for kind in (True, False)]
-    of_rigs = [[Stage(["rigs", name], python, 15) for name in names] for names in by_kind]
+    of_rigs = [[Stage(["rigs", name], python, 20) for name in names] for names in by_kind]
     steps.append([wheel + of_rigs[0], of_rigs[1]] if rigs else [wheel])
     return steps
 
