@@ -18,6 +18,7 @@ from hvrpc.grpc.tunnel.door import Destination, door_here, status_of
 from hvrpc.grpc.tunnel.preface import answer
 from hvrpc.sockets import Listener, Stream
 
+from ...rigs import guard
 from ...sockets.background import Background, wait_until
 from ...sockets.contract import read_to_end
 from ...sockets.places import QUICK
@@ -131,6 +132,10 @@ def test_each_failure_has_a_number() -> None:
     assert status_of(PeerGone("", operation="", cause="")) is HTTPStatus.BAD_GATEWAY
 
 
+@pytest.mark.skipif(
+    guard.under_wine(),
+    reason="Wine does not tell any more who had a TCP port that is closed: run on Linux",
+)
 def test_who_hangs_up_before_the_answer_leaves_nothing(listener: Listener) -> None:
     with listener:
         stream = connect()
