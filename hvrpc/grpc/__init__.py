@@ -11,9 +11,10 @@ Generated stubs and servicers, interceptors and everything else that is written 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
 from concurrent import futures
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
     import google.protobuf  # noqa: F401
@@ -30,6 +31,9 @@ from .channel import Channel
 from .credentials import channel_credentials, server_credentials
 from .outcome import RpcError
 from .server import Server
+
+if TYPE_CHECKING:
+    from . import aio, tunnel
 
 
 def insecure_channel(
@@ -86,13 +90,22 @@ def server(
     )
 
 
+def __getattr__(name: str) -> Any:
+    """`hvrpc.grpc.aio` and `hvrpc.grpc.tunnel` are there without being imported, and cost nothing before."""
+    if name in ("aio", "tunnel"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "Channel",
     "RpcError",
     "Server",
+    "aio",
     "channel_credentials",
     "insecure_channel",
     "secure_channel",
     "server",
     "server_credentials",
+    "tunnel",
 ]

@@ -48,7 +48,7 @@ class Held:
 
 
 def handlers(function: Any) -> Any:
-    hold = grpc.unary_unary_rpc_method_handler(function)
+    hold: Any = grpc.unary_unary_rpc_method_handler(function)
     return [grpc.method_handlers_generic_handler("test.Service", {"hold": hold})]
 
 

@@ -26,7 +26,7 @@ VM = "2e5c1f0a-7d0b-4b6e-9a67-3b8f1f6f9c11"
 def serving(behaviour: Any, *interceptors: Any) -> Iterator[Any]:
     """A method on the emulated fabric, as a caller has it."""
     server = hvrpc.grpc.server(futures.ThreadPoolExecutor(2), interceptors=interceptors)
-    handler = grpc.unary_unary_rpc_method_handler(behaviour)
+    handler: Any = grpc.unary_unary_rpc_method_handler(behaviour)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("t.Service", {"Method": handler}),)
     )

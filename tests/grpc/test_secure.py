@@ -56,7 +56,7 @@ class Tell(grpc.GenericRpcHandler):
         self._take(request)
         return told(context)
 
-    def _stream(self, request: Any, context: Any) -> Iterator[bytes]:
+    def _stream(self, request: Any, context: Any) -> Any:
         self._take(request)
         yield told(context)
 

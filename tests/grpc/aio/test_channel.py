@@ -357,7 +357,7 @@ def test_retries() -> None:
                 "stream_unary": flaky.joined,
                 "unary_stream": flaky.many,
             }
-            async with serving(**methods) as side:
+            async with serving(None, **methods) as side:
                 channel = side.channel(options=config(retryPolicy=RETRY))
                 method = side.method(name, channel)
                 call = method(request if request is not None else requests_of(b"a", b"b"))

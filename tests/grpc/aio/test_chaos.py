@@ -109,7 +109,7 @@ class Chaos:
                     current.end(ConnectionResetError("cut"))
             else:
                 await self.side.server.stop(self.random.choice((None, 0.01, 1)))
-                await self.side.serve(**METHODS)
+                await self.side.serve(None, **METHODS)
 
 
 async def _slowly(requests: list[bytes]) -> AsyncIterator[bytes]:
@@ -133,7 +133,7 @@ async def _result(name: str, call: Any) -> None:
 @pytest.mark.parametrize("loop", LOOPS)
 def test_everything_ends(loop: str, seed: int, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with serving(**METHODS) as side:
+        async with serving(None, **METHODS) as side:
             chaos = Chaos(side, seed)
             trouble = asyncio.create_task(chaos.trouble())
             try:

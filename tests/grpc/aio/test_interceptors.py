@@ -54,7 +54,7 @@ def test_all_kinds_go_through_in_order() -> None:
         return request
 
     async def main() -> None:
-        async with serving(**{**ALL, "unary_unary": tell}) as side:
+        async with serving(None, **{**ALL, "unary_unary": tell}) as side:
             channel = side.channel(interceptors=[Noting("a", seen), Noting("b", seen)])
             assert await side.method("unary_unary", channel)(b"x") == b"x"
             assert await all_of(side.method("unary_stream", channel)(b"2")) == [b"0", b"1"]

@@ -25,7 +25,7 @@ Code = grpc.StatusCode
 async def failure(call: Any) -> aio.AioRpcError:
     with pytest.raises(aio.AioRpcError) as caught:
         await call
-    error: Any = caught.value
+    error: aio.AioRpcError = caught.value
     return error
 
 
@@ -320,7 +320,7 @@ def test_blocking_handlers_run_in_the_pool() -> None:
         note()
         return b",".join(requests)
 
-    def refuse(request: bytes, context: Any) -> bytes:
+    def refuse(request: bytes, context: Any) -> Any:
         return context.abort(Code.NOT_FOUND, "none")
 
     async def main() -> None:

@@ -67,7 +67,7 @@ class TestOurs:
         self, calls: Calls, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("hvrpc.grpc.tunnel.refusals.REFUSE_FOR", 0.02)
-        right = []
+        right: list[Any] = []
         port = calls.serve()
         channel = calls.channel(
             port.address, channel_credentials(expect_peer=lambda peer: bool(right))
@@ -96,7 +96,7 @@ class TestOurs:
             ):
                 with pytest.raises(grpc.RpcError) as caught:
                     call()
-                assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED  # type: ignore[attr-defined]
+                assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
     def test_who_may_not_call_is_cut_off(self, calls: Calls) -> None:
         port = calls.serve(credentials=server_credentials(allow="parent"))

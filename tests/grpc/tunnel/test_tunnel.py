@@ -120,7 +120,7 @@ def test_every_sort_of_asyncio_handler_is_guarded(spell: Any, through_tunnel: bo
             else:
                 with pytest.raises(grpc.RpcError) as caught:
                     calls.run(read)
-                assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+                assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         finally:
             calls.close(channel)
 
@@ -182,13 +182,13 @@ def test_the_next_call_reconnects_when_the_line_was_cut(calls: Calls) -> None:
         assert calls.call(channel, b"one") == b"one"
         link.cut()
         # Calls that meet the cut fail, but none of them hangs, and soon there is another line.
-        codes = []
+        codes: list[Any] = []
         while codes[-1:] != [grpc.StatusCode.OK]:
             try:
                 assert calls.call(channel, b"two", wait_for_ready=True) == b"two"
                 codes.append(grpc.StatusCode.OK)
             except grpc.RpcError as error:
-                codes.append(error.code())  # type: ignore[attr-defined]
+                codes.append(error.code())
         assert set(codes[:-1]) <= {grpc.StatusCode.UNAVAILABLE}
 
 
@@ -440,7 +440,8 @@ def test_parameters_serve_code_that_makes_its_own_channel() -> None:
         made = tunnel.parameters(calls.serve().address)
         assert hash(made.options) is not None  # generated code with a target needs that
         with grpc.insecure_channel(made.target, made.options) as channel:
-            assert channel.unary_unary(METHOD)(b"x", timeout=WAIT) == b"x"
+            method: Any = channel.unary_unary(METHOD)
+            assert method(b"x", timeout=WAIT) == b"x"
 
 
 def test_instrumentation_that_replaces_grpcios_functions_is_noticed(
