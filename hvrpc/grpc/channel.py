@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -108,8 +109,9 @@ class Channel(grpc.Channel):
             dead_after=self.options.dead_after or Heartbeat.DEAD_AFTER,
             watch_idle=self.options.keepalive_when_idle,
         )
-        # A stub keeps its channel; when nobody keeps either, the connection is closed.
-        weakref.finalize(self, link.shut, self.session).atexit = False
+        # A stub keeps its channel; when nobody keeps either, the connection is closed. Not here: garbage
+        # may be collected while a lock is held that closing needs.
+        weakref.finalize(self, rounds.leave, partial(link.shut, self.session)).atexit = False
 
     def visit(self) -> None:
         """Take in what has come while no call waited; see `hvrpc/session/threads/rounds.py`."""

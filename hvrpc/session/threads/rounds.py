@@ -12,6 +12,8 @@ import logging
 import os
 import threading
 import weakref
+from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 logger = logging.getLogger("hvrpc.session")
@@ -34,6 +36,7 @@ class Rounds:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._visited: weakref.WeakSet[Visited] = weakref.WeakSet()
+        self._chores: deque[Callable[[], object]] = deque()
         self._thread: threading.Thread | None = None
 
     def add(self, visited: Visited) -> None:
@@ -51,15 +54,26 @@ class Rounds:
             if not self._visited:
                 self._changed.notify()
 
+    def leave(self, chore: Callable[[], object]) -> None:
+        """Have something done on the next round. Takes no lock, so it can be called while garbage is
+        collected, which may happen in the midst of anything."""
+        self._chores.append(chore)
+
     def _go(self) -> None:
+        chores = self._chores
         while True:
             with self._changed:
                 if self._visited:
                     self._changed.wait(EVERY)
                 visited = list(self._visited)
-                if not visited:
+                if not (visited or chores):
                     self._thread = None
                     return
+            while chores:
+                try:
+                    chores.popleft()()
+                except Exception:
+                    logger.exception("what was left to be done failed")
             while visited:
                 each = visited.pop()
                 try:
