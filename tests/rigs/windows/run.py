@@ -88,6 +88,8 @@ def _prepare_once(python: Path, prefix: wine.Prefix, scratch: Path) -> bool:
     if prepared.exists():
         return True
     (scratch / "test_warm_up.py").write_text(project.WARM_UP_TEST)
+    # Without it pytest would look for its root, and then for tests, in the folders above.
+    (scratch / "pytest.ini").write_text("[pytest]\n")
     steps = {
         "check the wheels": [wine.windows_path(CHECK_WHEELS)],
         "warm up pytest": ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_warm_up.py"],
