@@ -216,6 +216,9 @@ class End:
 
     def __init__(self, tls: Tls, context: ssl.SSLContext, *, server_side: bool) -> None:
         self.server_side = server_side
+        # Some versions of Python, that of Debian 12 too, have OpenSSL take a line that was cut for one
+        # that was closed. Then whoever can cut a line could shorten what is said on it.
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         self.context = context
         self.handshake_within = tls.handshake_within
         self._names = tuple(tls.names)
@@ -246,6 +249,13 @@ def _expected_at(address: Address) -> tuple[str, ...]:
             remedy="name it: Tls(names=…)",
         )
     return (name,)
+
+
+def _same_everywhere(error: ssl.SSLError) -> ssl.SSLError:
+    """What newer versions of Python raise: older ones have no class of its own for a cut line."""
+    if error.reason == "UNEXPECTED_EOF_WHILE_READING" and not isinstance(error, ssl.SSLEOFError):
+        return ssl.SSLEOFError(ssl.SSL_ERROR_EOF, str(error))
+    return error
 
 
 class WrongName(Exception):
@@ -301,6 +311,8 @@ class Codec:
             self._ssl.do_handshake()
         except ssl.SSLWantReadError:
             return False
+        except ssl.SSLError as error:
+            raise _same_everywhere(error) from None
         self._look_ahead()  # the first words of the protocol may have come along
         if self._names:
             wanted = {name.casefold() for name in self._names}
@@ -415,7 +427,8 @@ class Codec:
         except ssl.SSLZeroReturnError:
             got = b""
         except ssl.SSLError as error:
-            self._failure = error  # kept: what came before it is delivered first
+            # Kept: what came before it is delivered first.
+            self._failure = _same_everywhere(error)
             return b""
         self.ended = not got
         return got
