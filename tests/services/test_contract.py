@@ -235,6 +235,7 @@ class TestOptions:
     def test_a_call_that_takes_too_long(self, wire: Wire) -> None:
         wire.serve()
         client = wire.client()
+        client.say()  # the time is for the call, and not for connecting
         with pytest.raises(grpc.RpcError) as caught:
             client.wait(text="x", timeout=0.2)
         error: Any = caught.value
@@ -243,7 +244,9 @@ class TestOptions:
 
     def test_a_stream_that_takes_too_long(self, wire: Wire) -> None:
         wire.serve()
-        call = wire.client().linger(text="x", timeout=0.3)
+        client = wire.client()
+        client.say()
+        call = client.linger(text="x", timeout=0.3)
         with pytest.raises(grpc.RpcError) as caught:
             list(call)
         error: Any = caught.value
