@@ -539,10 +539,10 @@ def plan(python: str, also: str | None, rigs: bool = False) -> list[list[list[St
     """The steps of CI. A step is one or more lanes, which run beside each other; a lane is stages."""
     pythons = [python, *([also] if also else [])]
     steps = [
-        [[Stage(["interop-peers"], python, 5)], [Stage(["env"], each, 5) for each in pythons]],
+        [[Stage(["interop-peers"], python, 10)], [Stage(["env"], each, 10) for each in pythons]],
         [
             [Stage(["lint"], python, 4), Stage(["protos", "--check"], python, 2)],
-            [Stage(["types"], python, 6)],
+            [Stage(["types"], python, 12)],
         ],
         *([[Stage(["test"], each, 30)]] for each in pythons),
     ]
