@@ -391,7 +391,6 @@ RIGS = {
             "tests/windows",
             "tests/test_addresses.py",
             "tests/test_access.py",
-            "tests/grpc/tunnel",
             "tests/grpc/test_credentials.py",
             "tests/relay",
             "tests/services",
