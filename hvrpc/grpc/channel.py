@@ -22,7 +22,7 @@ import grpc
 from .. import __version__
 from ..addresses import Address
 from ..errors import Attempt, DeadlineExceeded, HvrpcError, OpenFailed, Outcome
-from ..http2 import Fields, Settings
+from ..http2 import Fields
 from ..session.opening import FIRST_WAIT, LONGEST_WAIT, Policy
 from ..session.repeating import may_have_run
 from ..session.state import Heartbeat
@@ -33,6 +33,7 @@ from . import metadata, timeouts
 from .call_credentials import Pending
 from .calling import ClientCall, ClientCore
 from .connectivity import Connectivity, State
+from .core import settings_for
 from .credentials import INSECURE, of_channel
 from .messages import CLIENT, check_sent, compress, pack
 from .options import ChannelOptions
@@ -51,7 +52,6 @@ from .status import StatusError
 from .wire import PLAIN, Ending, request_fields
 
 USER_AGENT: Final = f"hvrpc/{__version__}"
-LEAST_METADATA: Final = 1024
 GIVEN_UP_WITHIN: Final = 0.05
 """Seconds after which one who waits to make a call again sees that another thread has cancelled it."""
 PREVIOUS_ATTEMPTS: Final = b"grpc-previous-rpc-attempts"
@@ -296,10 +296,7 @@ class Link:
         self.closing = threading.Event()
         self._channel = weakref.ref(channel)
         self._address = channel.address
-        most = channel.options.most_metadata
-        self._settings = (
-            Settings() if most is None else Settings(max_header_list_size=max(most, LEAST_METADATA))
-        )
+        self._settings = settings_for(channel.options.most_metadata)
         self._pings_anyway = channel.options.keepalive_time is not None
 
     def make_core(self, stream: Stream) -> ClientCore:

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _SIGN_OF_LIFE: Final = b"alive?  "
+LEAST_METADATA: Final = 1024
+"""Bytes of a header list that are taken however little is asked for: gRPC's own headers have to fit."""
+
+
+def settings_for(most_metadata: int | None, **offered: int) -> Settings:
+    """What HTTP/2 offers for a limit of metadata, and whatever else is said."""
+    if most_metadata is not None:
+        offered["max_header_list_size"] = max(most_metadata, LEAST_METADATA)
+    return Settings(**offered)
 
 
 class GrpcCore(Core):

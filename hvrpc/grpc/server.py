@@ -33,6 +33,7 @@ from . import metadata, standard, status
 from .alarms import alarms
 from .calling import CREDIT
 from .context import Context
+from .core import settings_for
 from .credentials import Level, of_server
 from .handlers import (
     Handlers,
@@ -51,7 +52,6 @@ from .workers import Occupancy, PoolClosed, workers_of
 
 MUCH: Final = 256 * 1024
 """Bytes of one response that may wait to be sent before its handler has to wait."""
-LEAST_METADATA: Final = 1024
 GRACE_WITHOUT_END: Final = 86_400.0
 """Seconds that calls get to end on a connection that is too old, when nobody has said how many."""
 
@@ -447,12 +447,9 @@ class Server(grpc.Server):
 
 def settings_of(options: ServerOptions) -> Settings:
     """What HTTP/2 offers for these options."""
-    chosen: dict[str, int] = {}
-    if options.most_streams is not None:
-        chosen["max_concurrent_streams"] = options.most_streams
-    if options.most_metadata is not None:
-        chosen["max_header_list_size"] = max(options.most_metadata, LEAST_METADATA)
-    return Settings(**chosen)
+    if options.most_streams is None:
+        return settings_for(options.most_metadata)
+    return settings_for(options.most_metadata, max_concurrent_streams=options.most_streams)
 
 
 class ConnectionLimits:

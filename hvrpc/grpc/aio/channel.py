@@ -23,7 +23,7 @@ from grpc import aio
 from ... import __version__
 from ...addresses import Address
 from ...errors import HvrpcError, OpenFailed, Outcome, SessionClosed
-from ...http2 import Fields, Settings
+from ...http2 import Fields
 from ...session.aio import Connection, Session
 from ...session.opening import FIRST_WAIT, LONGEST_WAIT, Policy
 from ...session.state import Heartbeat
@@ -31,6 +31,7 @@ from ...sockets import DEFAULT_TIMEOUT, Stream
 from .. import metadata, timeouts
 from ..call_credentials import CallCredentials, where_to
 from ..calling import ClientCore
+from ..core import settings_for
 from ..credentials import INSECURE, of_channel
 from ..messages import CLIENT, check_sent
 from ..options import ChannelOptions
@@ -46,7 +47,6 @@ from .rpc import Rpc, StreamRpc, UnaryRpc, as_bytes
 State = grpc.ChannelConnectivity
 
 USER_AGENT: Final = f"hvrpc/{__version__}"
-LEAST_METADATA: Final = 1024
 """Bytes that HTTP/2 offers for headers at least: those of the protocol itself have to fit."""
 GROWTH: Final = 1.6
 """By how much the wait before the next attempt to connect grows, as with grpcio."""
@@ -108,15 +108,11 @@ class Channel(aio.Channel):
         )
 
     def _make_core(self, stream: Stream) -> ClientCore:
-        most = self.options.most_metadata
-        settings = (
-            Settings() if most is None else Settings(max_header_list_size=max(most, LEAST_METADATA))
-        )
         # The loop holds the connection, and with it the core, which therefore does not hold this.
         channel: weakref.ref[Channel] = weakref.ref(self)
         self._loop = loop = asyncio.get_running_loop()
         core = ClientCore(
-            settings,
+            settings_for(self.options.most_metadata),
             address=self.address,
             pings_anyway=self.options.keepalive_time is not None,
             on_ready=lambda core: _ready(channel, core),
