@@ -149,6 +149,7 @@ class Rpc(ClientCall):
             left = timeouts.encode(max(self.deadline - time.monotonic(), 0.0))
             extra = ((b"grpc-timeout", left), *extra[1:])
         self._put_on(connection, extra)
+        self.tell()
 
     def _put_on(self, connection: Connection[ClientCore], extra: Fields) -> None:
         self.connection = connection
@@ -169,8 +170,8 @@ class Rpc(ClientCall):
                     core.send(self, self._pieces(kept))
                 if self.half_closed:
                     core.send(self, (), end=True)
-                self.tell()
         connection.push()
+        connection.look_out()  # it may have stopped, for want of calls
 
     def _pieces(self, payload: bytes) -> tuple[bytes, ...]:
         if self.compression is PLAIN:
