@@ -7,6 +7,7 @@ under them is in `rpc.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import time
@@ -294,10 +295,20 @@ class _Responses:
 
 
 def _collect(call: Call) -> None:
-    """Nobody holds this call any more: nobody wants it."""
+    """Nobody holds this call any more: nobody wants it.
+
+    The collector runs on any thread, and anywhere: perhaps while this very thread holds the lock of the
+    connection. So the call is given up later.
+    """
     rpc = call.__dict__.get("_rpc")
-    if rpc is not None and not rpc.over and not rpc.loop.is_closed():
-        rpc.cancel(COLLECTED)
+    if rpc is not None and not rpc.over:
+        call_later(rpc.loop, rpc.cancel, COLLECTED)
+
+
+def call_later(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *args: Any) -> None:
+    """Call something on a loop, from wherever the garbage collector runs, unless the loop is closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *args)
 
 
 # --- Requests -----------------------------------------------------------------------------------

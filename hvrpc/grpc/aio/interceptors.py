@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 from grpc import aio
 
-from .calls import FINISHED, HALF_CLOSED, MIXED
+from .calls import FINISHED, HALF_CLOSED, MIXED, call_later
 
 if TYPE_CHECKING:
     from .channel import Method
@@ -107,8 +107,7 @@ class Intercepted:
 
     def cancel(self) -> bool:
         """Give it up, or the interceptors that have not made it yet."""
-        call = self._made()
-        return self._task.cancel() if call is None else bool(call.cancel())
+        return _cancel(self._task)
 
     def time_remaining(self) -> float | None:
         """Seconds until its deadline; None without one, and before there is a call."""
@@ -179,8 +178,17 @@ class Intercepted:
 
     def __del__(self) -> None:
         task = self.__dict__.get("_task")
-        if task is not None and not task.get_loop().is_closed():
-            self.cancel()
+        if task is not None:
+            call_later(task.get_loop(), _cancel, task)
+
+
+def _cancel(task: asyncio.Task[Any]) -> bool:
+    """Give a call up, or the interceptors that have not made it yet."""
+    if not task.done():
+        return task.cancel()
+    if task.cancelled() or task.exception() is not None:
+        return False
+    return bool(task.result().cancel())
 
 
 async def _intercept(
@@ -328,8 +336,8 @@ class _StreamRequest(Intercepted):
 
     def __del__(self) -> None:
         super().__del__()
-        if self._over is not None and not self._over.get_loop().is_closed():
-            self._over.cancel()
+        if self._over is not None:
+            call_later(self._over.get_loop(), self._over.cancel)
 
 
 _END: Final = object()

@@ -4,6 +4,7 @@ anew, written to by several tasks and given up at any moment; handlers that end 
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -83,6 +84,53 @@ class TestSilence:
                         await method(b"")
                 finally:
                     silent.set()
+
+        run(main)
+
+
+class Passing(aio.UnaryStreamClientInterceptor):
+    """An interceptor that changes nothing."""
+
+    async def _intercept(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(client_call_details, request)
+
+    intercept_unary_stream: Any = _intercept
+
+
+class TellingLock:
+    """A lock that says so where another would wait for ever."""
+
+    held = False
+
+    def __enter__(self) -> None:
+        assert not self.held, "waits for itself"
+        self.held = True
+
+    def __exit__(self, *_: object) -> None:
+        self.held = False
+
+
+class TestForgotten:
+    @pytest.mark.parametrize("interceptors", [[], [Passing()]], ids=["plain", "intercepted"])
+    def test_a_call_may_be_collected_anywhere(self, interceptors: list[Any]) -> None:
+        """Even while the lock of its connection is held."""
+
+        async def main() -> None:
+            drip = Drip()
+            async with serving(unary_stream=drip.stream) as side:
+                channel = side.channel(interceptors=interceptors)
+                call = side.method("unary_stream", channel)(b"")
+                async for response in call:
+                    assert response == b"first"
+                    break
+                core = channel.session.connections()[0].core
+                core.lock = TellingLock()  # type: ignore[assignment]
+                knot: list[Any] = [call]
+                knot.append(knot)
+                del call, knot
+                with core.lock:
+                    gc.collect()
+                await drip.gone.wait()
 
         run(main)
 
