@@ -295,8 +295,9 @@ class Server(grpc.Server):
         try:
             if call.error is not None:
                 raise call.error
-            if call.request.problem is not None:
-                raise call.request.problem
+            problem = call.request.problem
+            if problem is not None:  # which all such calls share
+                raise StatusError(problem.code, problem.details)
             message = call.take()
             if message is None and not call.request_ended:
                 message = Requests(call, context, None)._wait()

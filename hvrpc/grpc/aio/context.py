@@ -86,6 +86,8 @@ class Context(aio.ServicerContext):  # type: ignore[type-arg]
                 return message
             if call.cancelled:
                 raise asyncio.CancelledError
+            if self.aborted is not None:
+                raise self.aborted
             if call.answered or call.request_ended:
                 self.check_complete()
                 return None
@@ -232,6 +234,7 @@ class Context(aio.ServicerContext):  # type: ignore[type-arg]
         if code is grpc.StatusCode.OK and not call.headers_sent:
             self.send_headers()
         call.core.end(call, code, extra)
+        call.look()  # it may be another task that waits for requests
         call.core.connection.push()
 
     @property

@@ -7,6 +7,7 @@ for them, and get a context whose methods may be called there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent import futures
@@ -15,6 +16,7 @@ from typing import Any, Final, NoReturn
 import grpc
 from grpc import aio
 
+from ..handlers import logger
 from .context import Context
 
 
@@ -78,24 +80,44 @@ class BlockingRequests(Iterator[Any]):
         return request
 
 
+async def in_thread(pool: futures.Executor | None, function: Any, *arguments: Any) -> Any:
+    """Call a function in a thread of the pool."""
+
+    def call() -> Any:
+        try:
+            return function(*arguments)
+        except StopIteration as error:  # no future can hold it: Python 3.11 would wait for ever
+            raise RuntimeError(f"{function!r} raised StopIteration") from error
+
+    return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+
 async def blocking_responses(
     responses: Iterator[Any], pool: futures.Executor | None
 ) -> AsyncIterator[Any]:
     """What a generator yields, each by a thread of the pool."""
-    loop = asyncio.get_running_loop()
     try:
         while True:
-            response = await loop.run_in_executor(pool, next, responses, _END)
+            response = await in_thread(pool, next, responses, _END)
             if response is _END:
                 return
             yield response
-    finally:
-        close = getattr(responses, "close", None)
+    except BaseException:  # nobody wants the rest
+        # Not waited for: another thread may be in it still. Nor done here: it may call us, and wait for that.
+        with contextlib.suppress(RuntimeError):  # the pool was shut down
+            asyncio.get_running_loop().run_in_executor(pool, _close, responses)
+        raise
+
+
+def _close(responses: Any) -> None:
+    close = getattr(responses, "close", None)
+    try:
         if close is not None:
-            try:
-                close()
-            except ValueError:  # a thread is in it still; it ends by itself
-                pass
+            close()
+    except ValueError:  # another thread is in it still: then it is closed when that has left it
+        pass
+    except Exception:
+        logger.exception("%r could not be closed", responses)
 
 
 _END: Final = object()
@@ -136,6 +158,14 @@ class BlockingContext(grpc.ServicerContext):
             return False
         self.callbacks.append(callback)
         return True
+
+    def run_callbacks(self) -> None:
+        """Tell those who want to be told of the end."""
+        for callback in self.callbacks:
+            try:
+                callback()
+            except Exception:
+                logger.exception("a callback of %s failed", self._context.call.request.path)
 
     def invocation_metadata(self) -> Any:
         """What the caller has sent along."""

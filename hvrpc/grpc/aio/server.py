@@ -40,10 +40,12 @@ from .handlers import (
     BlockingRequests,
     Requests,
     blocking_responses,
+    in_thread,
 )
 from .rpc import as_bytes
 
 LIMIT_EXCEEDED = "Concurrent RPC limit exceeded!"
+CANCELLED = "the handler was cancelled"
 
 
 class Server(aio.Server):
@@ -230,6 +232,10 @@ class Server(aio.Server):
                 behaviour = await self._find(call)
             if behaviour is not None:
                 await self._behave(call, behaviour)
+        except BaseException as error:  # whatever it is, the caller waits for an answer
+            if not (call.answered or call.cancelled):
+                _end(call, *_ending_of(error))
+            raise
         finally:
             if self._most is not None:
                 self._running -= 1
@@ -240,13 +246,9 @@ class Server(aio.Server):
         path = call.request.path
         try:
             handler = await self._ask(call.request)
-        except asyncio.CancelledError:
-            raise
-        except aio.AbortError:
-            return None
         except Exception as error:
             logger.exception("Exception servicing handler: %s", error)
-            _end(call, grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}")
+            _end(call, *_ending_of(error))
             return None
         if handler is None:
             _end(call, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
@@ -286,8 +288,9 @@ class Server(aio.Server):
         )
         requests_stream, responses_stream = behaviour.streams
         try:
-            if call.request.problem is not None:
-                raise call.request.problem
+            problem = call.request.problem
+            if problem is not None:  # which all such calls share
+                raise StatusError(problem.code, problem.details)
             if call.error is not None:
                 raise call.error
             if requests_stream:
@@ -312,7 +315,7 @@ class Server(aio.Server):
                 context.end(grpc.StatusCode.UNKNOWN, "aborted by an error of another call")
         except asyncio.CancelledError:
             if not call.answered and not call.cancelled:
-                context.end(grpc.StatusCode.CANCELLED, "the handler was cancelled")
+                context.end(grpc.StatusCode.CANCELLED, CANCELLED)
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
@@ -345,24 +348,21 @@ class Server(aio.Server):
         context.end(grpc.StatusCode.OK, context.details_)
 
     async def _in_thread(self, function: Any, request: Any, context: Context) -> Any:
-        assert self._loop is not None
         blocking = BlockingContext(context)
         try:
-            return await self._loop.run_in_executor(self._pool, function, request, blocking)
+            return await in_thread(self._pool, function, request, blocking)
         finally:
-            for callback in blocking.callbacks:
-                callback()
+            blocking.run_callbacks()
 
     async def _respond_often(self, behaviour: Behaviour, request: Any, context: Context) -> None:
         function = behaviour.function
         if behaviour.blocks:
             blocking = BlockingContext(context)
             try:
-                responses = blocking_responses(function(request, blocking), self._pool)
-                await self._send_all(responses, context)
+                responses = await in_thread(self._pool, function, request, blocking)
+                await self._send_all(blocking_responses(responses, self._pool), context)
             finally:
-                for callback in blocking.callbacks:
-                    callback()
+                blocking.run_callbacks()
         elif behaviour.generates:
             await self._send_all(function(request, context), context)
         else:
@@ -408,7 +408,7 @@ class _Late:
         if not call.answered:
             _end(call, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
             call.core.connection.push()
-        call.cancelled = True
+        call.give_up()
         self._task.cancel()
 
 
@@ -422,12 +422,19 @@ def _failed(context: Context, error: Exception) -> None:
     logger.error(
         "Unexpected [%s] raised by servicer method [%s]", type(error).__name__, name, exc_info=error
     )
-    code = grpc.StatusCode.UNKNOWN if context.ends_well else status_code(context.code_)
+    code, details = _ending_of(error)
+    context.end(code if context.ends_well else status_code(context.code_), details)
+
+
+def _ending_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+    """How a call ends whose handler, or interceptor, has raised this."""
+    if isinstance(error, asyncio.CancelledError):
+        return grpc.StatusCode.CANCELLED, CANCELLED
     try:
         details = f"Unexpected {type(error)}: {error}"
     except Exception:
         details = f"Unexpected {type(error)}"
-    context.end(code, details)
+    return grpc.StatusCode.UNKNOWN, details
 
 
 def _end(call: ServerCall, code: grpc.StatusCode, details: str) -> None:

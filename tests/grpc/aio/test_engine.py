@@ -4,24 +4,41 @@ anew, written to by several tasks and given up at any moment; handlers that end 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable
+import types
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from hvrpc.grpc import aio
+from hvrpc.grpc.serving import ServerCall
 
 from ...session.test_aio_connection import until
 from ...sockets.background import WAIT
 from ...sockets.places import short_folder
-from ..contract.raw import GOOD, RESPONSE, Raw, RawServer, message
+from ..contract.raw import (
+    GOOD,
+    REQUEST,
+    RESPONSE,
+    Fields,
+    Raw,
+    RawClient,
+    RawServer,
+    changed,
+    message,
+)
 from ..test_engine import greet
-from .sides import all_of, run, serving
+from .sides import SERVICE, Side, all_of, run, serving
 
-METHOD = "/test.Service/any"
+METHOD = f"/{SERVICE}/any"
+
+Code = grpc.StatusCode
 
 
 @asynccontextmanager
@@ -42,6 +59,21 @@ def respond(raw: Raw, stream: int, payload: bytes = b"") -> None:
         raw.data(stream, message(payload)),
         raw.headers(stream, GOOD, end=True),
     )
+
+
+def request_for(name: str) -> Fields:
+    return changed(REQUEST, **{":path": f"/{SERVICE}/{name}"})
+
+
+@asynccontextmanager
+async def raw_client(side: Side) -> AsyncIterator[RawClient]:
+    with RawClient(Path(side.address.removeprefix("unix://"))) as raw:
+        yield raw
+
+
+def calls_of(server: Any) -> list[ServerCall]:
+    """Those that a server carries out."""
+    return [call for each in server._acceptor._connections for call in each.core.running()]
 
 
 class Drip:
@@ -149,5 +181,191 @@ class TestBeginning:
                 await call.wait_for_connection()
                 go.set()
                 assert await all_of(call) == [b"x"]
+
+        run(main)
+
+
+class Failure(BaseException):
+    """What is no Exception, as some libraries' errors are none."""
+
+
+class Raising(aio.ServerInterceptor):
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        raise self.error
+
+
+async def echo(request: bytes, context: Any) -> bytes:
+    return request
+
+
+ODD = [
+    (asyncio.CancelledError, Code.CANCELLED),
+    (aio.AbortError, Code.UNKNOWN),
+    (Failure, Code.UNKNOWN),
+]
+
+
+class TestHandlers:
+    @pytest.mark.parametrize(("error", "code"), ODD)
+    def test_whatever_an_interceptor_raises_is_an_answer(
+        self, error: type[BaseException], code: grpc.StatusCode
+    ) -> None:
+        async def main() -> None:
+            async with serving({"interceptors": [Raising(error)]}, unary_unary=echo) as side:
+                assert await side.method("unary_unary")(b"").code() is code
+
+        run(main)
+
+    @pytest.mark.parametrize(("error", "code"), ODD)
+    @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
+    def test_whatever_a_handler_raises_is_an_answer(
+        self, error: type[BaseException], code: grpc.StatusCode, kind: str
+    ) -> None:
+        async def once(request: bytes, context: Any) -> bytes:
+            raise error
+
+        async def often(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            yield b""
+            raise error
+
+        async def main() -> None:
+            async with serving(unary_unary=once, unary_stream=often) as side:
+                assert await side.method(kind)(b"").code() is code
+
+        run(main)
+
+    @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
+    def test_also_when_one_in_a_thread_finds_nothing(self, kind: str) -> None:
+        def find(request: bytes, context: Any) -> Any:
+            return next(iter(()))
+
+        async def main() -> None:
+            async with serving(unary_unary=find, unary_stream=find) as side:
+                call = side.method(kind)(b"")
+                assert await call.code() is Code.UNKNOWN
+                assert "StopIteration" in await call.details()
+
+        run(main)
+
+    def test_one_that_blocks_before_it_returns_its_responses_does_so_in_a_thread(self) -> None:
+        def stream(request: bytes, context: Any) -> Iterator[bytes]:
+            context.send_initial_metadata((("key", "value"),))  # which waits for the loop
+            return iter([b"1", b"2"])
+
+        async def main() -> None:
+            async with serving(unary_stream=stream) as side:
+                call = side.method("unary_stream")(b"")
+                assert await all_of(call) == [b"1", b"2"]
+                assert ("key", "value") in tuple(await call.initial_metadata())
+
+        run(main)
+
+    def test_one_in_a_thread_tidies_up_there(self) -> None:
+        places: list[threading.Thread] = []
+        closed = threading.Event()
+
+        def stream(request: bytes, context: Any) -> Iterator[bytes]:
+            try:
+                while True:
+                    yield bytes(100_000)
+            finally:
+                places.append(threading.current_thread())
+                closed.set()
+
+        async def main() -> None:
+            async with serving(unary_stream=stream) as side:
+                call = side.method("unary_stream")(b"")
+                await call.read()
+                await until(lambda: any(each.room for each in calls_of(side.server)))
+                call.cancel()
+                assert await asyncio.to_thread(closed.wait, WAIT)
+                assert places != [threading.current_thread()]
+
+        run(main)
+
+    def test_a_callback_that_fails_is_none_of_the_callers_business(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def reply(request: bytes, context: Any) -> bytes:
+            context.add_callback(lambda: 1 / 0)
+            return b"well"
+
+        async def main() -> None:
+            async with serving(unary_unary=reply) as side:
+                assert await side.method("unary_unary")(b"") == b"well"
+
+        run(main)
+        assert "a callback" in caplog.text
+
+    def test_a_deadline_wakes_one_in_a_thread_that_waits_for_requests(self) -> None:
+        over = threading.Event()
+
+        def join(requests: Iterator[bytes], context: Any) -> bytes:
+            try:
+                return b"".join(requests)
+            finally:
+                over.set()
+
+        async def main() -> None:
+            async with serving(stream_unary=join) as side, raw_client(side) as raw:
+                fields = changed(request_for("stream_unary"), grpc_timeout="100m")
+                raw.send(raw.headers(1, fields))
+                answer = await asyncio.to_thread(raw.answer)
+                assert answer["grpc-status"] == "4"
+                # The caller says nothing more, and does not hang up.
+                assert await asyncio.to_thread(over.wait, WAIT)
+
+        run(main)
+
+    def test_another_task_may_abort_while_one_waits_for_requests(self) -> None:
+        async def main() -> None:
+            raised: list[BaseException] = []
+
+            async def collect(requests: Any, context: Any) -> bytes:
+                async def abort() -> None:
+                    with contextlib.suppress(aio.AbortError):
+                        await context.abort(Code.ABORTED, "enough")
+
+                async def read() -> None:
+                    async for _ in requests:
+                        pass
+
+                reading = asyncio.create_task(read())
+                await asyncio.sleep(0)
+                await abort()
+                await asyncio.wait([reading])
+                error = reading.exception()
+                assert error is not None
+                raised.append(error)
+                raise error
+
+            async with serving(stream_unary=collect) as side:
+                assert await side.method("stream_unary")().code() is Code.ABORTED
+                await until(lambda: raised)
+            assert isinstance(raised[0], aio.AbortError)
+
+        run(main)
+
+    def test_a_request_that_cannot_be_read_leaves_nothing_behind(self) -> None:
+        def tracebacks() -> int:
+            gc.collect()
+            return sum(type(each) is types.TracebackType for each in gc.get_objects())
+
+        async def main() -> None:
+            async with serving(unary_unary=echo) as side, raw_client(side) as raw:
+                fields = changed(request_for("unary_unary"), grpc_encoding="nonsense")
+
+                async def ask(stream: int) -> int:
+                    raw.ask(fields, message(b""), stream=stream)
+                    answer = await asyncio.to_thread(raw.answer, stream)
+                    assert answer["grpc-status"] == "12"
+                    await until(lambda: not calls_of(side.server))
+                    return tracebacks()
+
+                counts = [await ask(stream) for stream in range(1, 40, 2)]
+                assert counts[-1] - counts[5] < 5
 
         run(main)
