@@ -44,7 +44,7 @@ from .outcome import (
     NO_RESPONSE,
     CallInfo,
     RpcError,
-    ending_of_failure,
+    failed,
 )
 from .rpc import StreamResponse, UnaryResponse
 from .service_config import PUSHBACK, Retrying, ServiceConfig
@@ -529,6 +529,7 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
             vouched = self._vouched(credentials, deadline)
             extra += vouched
         repetition = 0
+        in_doubt = False
         while True:
             call = ClientCall(self.most_received)
             try:
@@ -537,7 +538,8 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
                 else:
                     connection = self._connection(deadline, now)
             except HvrpcError as failure:
-                raise RpcError((), ending_of_failure(failure), failure) from failure
+                error = failed(failure, in_doubt=in_doubt)
+                raise error from error.__cause__
             core = connection.core
             if compression is not None and compression is not PLAIN:
                 message, compressed = compress(payload, compression)
@@ -558,6 +560,7 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
             if retrying is not None:
                 again = self.again(call, retrying, deadline)
                 if again is not None:
+                    in_doubt = in_doubt or call.failure is None or may_have_run(call.failure)
                     extra = self.extra(again.left, given) + vouched + again.fields
                     repetition += 1
                     now = time.monotonic()
@@ -569,7 +572,8 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
             if may_have_run(lost) or not channel.session.repeat(
                 lost, repetition, deadline, idempotent=False
             ):
-                raise RpcError((), call.ending, lost) from lost
+                error = failed(lost, in_doubt=in_doubt)
+                raise error from error.__cause__
             now = time.monotonic()
 
     def _vouched(self, credentials: grpc.CallCredentials | None, deadline: float | None) -> Fields:

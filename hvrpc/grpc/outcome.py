@@ -20,6 +20,7 @@ from ..errors import (
     Outcome,
     SessionClosed,
 )
+from ..session.repeating import doubtful
 from .wire import Ending
 
 DEADLINE_EXCEEDED = Ending(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
@@ -45,6 +46,12 @@ def ending_of_failure(failure: BaseException) -> Ending:
     if isinstance(failure, AccessDenied):
         return Ending(grpc.StatusCode.PERMISSION_DENIED, str(failure))
     return Ending(grpc.StatusCode.UNAVAILABLE, str(failure))
+
+
+def outcome_of(failure: HvrpcError, *, in_doubt: bool) -> Outcome:
+    """Whether a call that failed so may have been carried out; `in_doubt`: already by an earlier attempt."""
+    found = failure.outcome if isinstance(failure, CallError) else Outcome.NOT_SENT
+    return Outcome.MAY_HAVE_RUN if in_doubt and found is Outcome.NOT_SENT else found
 
 
 class CallInfo(grpc.Call):
@@ -94,6 +101,9 @@ class CallInfo(grpc.Call):
 class RpcError(CallInfo, grpc.RpcError, grpc.Future):  # type: ignore[type-arg]
     """A call that did not succeed."""
 
+    _in_doubt = False
+    """Whether it was made again after it may have been carried out."""
+
     def __init__(self, initial: Any, ending: Ending, cause: BaseException | None = None) -> None:
         CallInfo.__init__(self, initial, ending)
         self.__cause__ = cause
@@ -102,10 +112,8 @@ class RpcError(CallInfo, grpc.RpcError, grpc.Future):  # type: ignore[type-arg]
     def outcome(self) -> Outcome:
         """Whether the call may have been carried out."""
         cause = self.__cause__
-        if isinstance(cause, CallError):
-            return cause.outcome
         if isinstance(cause, HvrpcError):
-            return Outcome.NOT_SENT
+            return outcome_of(cause, in_doubt=self._in_doubt)
         if self._ending in (DEADLINE_EXCEEDED, CANCELLED, CHANNEL_CLOSED):
             return Outcome.MAY_HAVE_RUN
         return Outcome.ANSWERED
@@ -148,6 +156,14 @@ class RpcError(CallInfo, grpc.RpcError, grpc.Future):  # type: ignore[type-arg]
     def __reduce__(self) -> Any:
         ending = self._ending
         return _rpc_error, (tuple(self._initial or ()), ending.code, ending.details, ending.fields)
+
+
+def failed(failure: HvrpcError, *, in_doubt: bool) -> RpcError:
+    """The error of a call whose connection could not be opened, or was lost."""
+    told = doubtful(failure) if in_doubt else failure
+    error = RpcError((), ending_of_failure(told), told)
+    error._in_doubt = in_doubt
+    return error
 
 
 def _rpc_error(initial: Any, code: grpc.StatusCode, details: str, fields: Any) -> RpcError:

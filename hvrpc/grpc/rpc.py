@@ -20,7 +20,7 @@ import grpc
 from ..errors import HvrpcError
 from ..http2 import Fields
 from ..session.core import Call
-from ..session.repeating import may_have_run
+from ..session.repeating import doubtful, may_have_run
 from ..session.threads import Connection
 from .alarms import alarms
 from .calling import CREDIT, ClientCore, StreamCall
@@ -147,7 +147,8 @@ class Rpc(RpcError):
             self._extra += self._vouched
         try:
             connection = channel.connection(self._deadline, time.monotonic(), self._wait_for_ready)
-        except HvrpcError as failure:
+        except HvrpcError as error:
+            failure = doubtful(error) if self._in_doubt else error
             self._refuse(ending_of_failure(failure), failure)
             return
         if type(self._requests) is bytes:
@@ -326,6 +327,7 @@ class Rpc(RpcError):
             again = method.again(call, self._retrying, self._deadline, self._is_refused)
             self._asked = again is None
         if again is not None:
+            self._in_doubt = self._in_doubt or call.failure is None or may_have_run(call.failure)
             self._extra = method.extra(again.left, self._given) + self._vouched + again.fields
         else:
             failure = call.failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,17 @@ def in_doubt() -> Iterator[None]:
         if error.outcome is Outcome.NOT_SENT:
             error.outcome = Outcome.MAY_HAVE_RUN
         raise
+
+
+def doubtful(failure: HvrpcError) -> HvrpcError:
+    """The failure of such a repetition, as it is told. It may be others' failure as well, which stays as
+    it is."""
+    if not isinstance(failure, CallError) or failure.outcome is not Outcome.NOT_SENT:
+        return failure
+    told = copy.copy(failure)
+    told.outcome = Outcome.MAY_HAVE_RUN
+    told.__cause__ = failure.__cause__
+    return told
 
 
 def pause(repetition: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -16,6 +17,7 @@ import pytest
 from hyperframe import frame as wire
 
 import hvrpc.grpc
+from hvrpc import Outcome
 
 from ..sockets.background import WAIT, Background, wait_until
 from ..sockets.places import short_folder
@@ -204,6 +206,32 @@ class TestBegunAnew:
         with RawServer(path, leave, slow) as server, channel_to(path) as channel:
             channel.stream_unary(f"{SERVICE}many")(requests(), timeout=WAIT)
         assert got == list(range(100))
+
+    def test_a_call_that_was_made_again_in_vain_may_have_run(self, path: Path) -> None:
+        config = """{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 3,
+            "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
+            "retryableStatusCodes": ["UNAVAILABLE"]}}]}"""
+
+        def vanish(raw: Raw) -> None:
+            greet(raw)
+            for frame in raw.frames():
+                if frame.stream_id and "END_STREAM" in frame.flags:
+                    path.rename(path.with_name("gone"))
+                    raw.sock.shutdown(socket.SHUT_RDWR)
+
+        ways: list[Any] = [
+            lambda method: method(b""),
+            lambda method: method.future(b"").result(WAIT),
+        ]
+        for make in ways:
+            with RawServer(path, vanish), channel_to(path, service_config=config) as channel:
+                method = channel.unary_unary(f"{SERVICE}one")
+                with pytest.raises(grpc.RpcError) as caught:
+                    make(method)
+                error: Any = caught.value
+                assert "failed to connect" in error.details()
+                assert error.outcome is Outcome.MAY_HAVE_RUN
+                assert Outcome.NOT_SENT.value not in error.details()
 
     def test_who_wants_to_be_told_of_the_end_is(self, path: Path) -> None:
         told = threading.Event()
