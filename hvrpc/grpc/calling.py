@@ -20,7 +20,6 @@ from ..http2 import (
     HEADERS_RECEIVED,
     SETTINGS_RECEIVED,
     STREAM_RESET,
-    STREAM_WRITABLE,
     TRAILERS_RECEIVED,
     ConnectionEnding,
     ErrorCode,
@@ -411,15 +410,17 @@ class ClientCore(GrpcCore):
             elif kind == STREAM_RESET:
                 self._on_reset(call, value, by_peer=flag)
                 self._finish(call, stream_id, work)
-            elif kind == STREAM_WRITABLE:
-                room, call.room = call.room, None
-                if room is not None:
-                    _tell(room)
         if self._queued:
             self._open_queued()
         if self._untold:
             work.extend(map(Told, self._untold))
             self._untold = []
+
+    def has_room(self, stream_id: int) -> None:
+        call = self._calls.get(stream_id)
+        if call is not None and call.room is not None:
+            room, call.room = call.room, None
+            _tell(room)
 
     def _finish(self, call: ClientCall, stream_id: int, work: deque[Any]) -> None:
         if self._calls.pop(stream_id, None) is None:

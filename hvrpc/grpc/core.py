@@ -42,6 +42,7 @@ class GrpcCore(Core):
         self.http = Connection(role, settings, limits)
         self.outgoing = self.http.outgoing
         self.unsent = self.http.ready
+        self.http.on_writable = self.has_room
         self.lock = allocate_lock()
         self.peer: Peer | None = None
         self.level = Level.INSECURE
@@ -72,6 +73,10 @@ class GrpcCore(Core):
 
     def handle(self, events: list[Any], work: deque[Any]) -> None:
         """Make of events what they mean for calls. The lock is held."""
+        raise NotImplementedError
+
+    def has_room(self, stream_id: int) -> None:
+        """What was queued of a call has been sent: tell whoever waits for that. The lock is held."""
         raise NotImplementedError
 
     def refill(self) -> bool:

@@ -18,7 +18,6 @@ from ..http2 import (
     DATA_RECEIVED,
     HEADERS_RECEIVED,
     STREAM_RESET,
-    STREAM_WRITABLE,
     TRAILERS_RECEIVED,
     ErrorCode,
     Fields,
@@ -228,10 +227,12 @@ class ServerCore(GrpcCore):
             elif kind == STREAM_RESET:
                 del calls[stream_id]
                 self._cancel(call, work)
-            elif kind == STREAM_WRITABLE:
-                room, call.room = call.room, None
-                if room is not None:
-                    _tell(room)
+
+    def has_room(self, stream_id: int) -> None:
+        call = self._calls.get(stream_id)
+        if call is not None and call.room is not None:
+            room, call.room = call.room, None
+            _tell(room)
 
     def _collect(self, call: ServerCall, piece: bytes, work: deque[Any]) -> None:
         """A request that is not small, or comes in pieces: let the caller send on."""

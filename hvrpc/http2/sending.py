@@ -18,7 +18,7 @@ None of this is thread-safe: the owner holds one lock (or one event loop) around
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 from . import frames
@@ -67,6 +67,9 @@ class SendingHalf:
         self.outgoing: deque[Buffer] = deque()
         #: What happened. The owner takes it (`take_events`).
         self.events: list[Event] = []
+        #: Called with the stream's id instead of STREAM_WRITABLE, if it is set: that may happen whenever
+        #: something is sent, and the events may not be looked at before something is received.
+        self.on_writable: Callable[[int], object] | None = None
         #: What the peer has offered.
         self.peer = PeerSettings()
         #: True after a connection error, `close`, or `lost`: nothing is taken or given any more.
@@ -423,6 +426,8 @@ class SendingHalf:
             self._send_trailers(stream, *pending.trailers)
         elif ends:
             self._end_local(stream)
+        elif self.on_writable is not None:
+            self.on_writable(stream.id)
         else:
             self.events.append((STREAM_WRITABLE, stream.id, None, False))
         if pending.stop_receiving:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 from grpc import aio
 
-from ...errors import CallError, HvrpcError, Outcome
+from ...errors import HvrpcError, Outcome
 from .. import outcome
 from ..status import StatusError
 from ..wire import Ending
@@ -40,20 +40,20 @@ NO_DESERIALIZED: Final = Ending(grpc.StatusCode.INTERNAL, "Exception deserializi
 class AioRpcError(aio.AioRpcError):
     """A call that did not succeed. The error of hvrpc that caused it, if one did, is its cause."""
 
-    @property
-    def outcome(self) -> Outcome:
-        """Whether the call may have been carried out."""
-        cause = self.__cause__
-        if isinstance(cause, CallError):
-            return cause.outcome
-        if isinstance(cause, HvrpcError):
-            return Outcome.NOT_SENT
-        if self.details() in _OURS:
-            return Outcome.MAY_HAVE_RUN
-        return Outcome.ANSWERED
+    outcome: Outcome = Outcome.ANSWERED
+    """Whether the call may have been carried out."""
 
 
 _OURS: Final = frozenset((outcome.DEADLINE_EXCEEDED.details, outcome.CANCELLED.details))
+
+
+def outcome_of(rpc: Rpc, ending: Ending, cause: BaseException | None) -> Outcome:
+    """Whether a call that has ended so may have been carried out."""
+    if not rpc.begun:
+        return Outcome.NOT_SENT
+    if isinstance(cause, HvrpcError):
+        return outcome.outcome_of(cause, in_doubt=rpc.in_doubt)
+    return Outcome.MAY_HAVE_RUN if ending.details in _OURS else Outcome.ANSWERED
 
 
 def error_of(initial: Any, ending: Ending, cause: BaseException | None) -> AioRpcError:
@@ -155,10 +155,14 @@ class Call(aio.Call):
             raise self._error(ending)
 
     def _error(self, ending: Ending) -> AioRpcError:
+        rpc = self._rpc
+        cause = self._cause or rpc.failure
         try:
-            return error_of(self._rpc.initial, ending, self._cause or self._rpc.failure)
+            error = error_of(rpc.initial, ending, cause)
         except StatusError as wrong:  # metadata that cannot be read
-            return error_of((), Ending(wrong.code, wrong.details), wrong)
+            error = error_of((), Ending(wrong.code, wrong.details), wrong)
+        error.outcome = outcome_of(rpc, ending, cause)
+        return error
 
     def _refuse(self, ending: Ending, cause: BaseException | None = None) -> AioRpcError:
         """What came cannot be used: that is how it ended."""
@@ -384,9 +388,11 @@ async def _consume(method: Method, rpc: Rpc, requests: AsyncIterable[Any] | Iter
             rpc.send_end()
     except StatusError as error:
         rpc.end_by(Ending(error.code, error.details))
-    except Exception:
+    except BaseException as error:  # also when it was cancelled itself, whatever it waited for
         logger.debug("%s: the iterator of requests failed", method.path, exc_info=True)
         rpc.cancel()
+        if not isinstance(error, Exception):
+            raise
 
 
 # --- The four kinds -----------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from ..core import settings_for
 from ..credentials import INSECURE, of_channel
 from ..messages import CLIENT, check_sent
 from ..options import ChannelOptions
-from ..outcome import CANCELLED
+from ..outcome import CANCELLED, DEADLINE_EXCEEDED
 from ..service_config import ServiceConfig
 from ..status import StatusError
 from ..wire import Ending, request_fields
@@ -424,6 +424,9 @@ class Method:
             timeout = self._timeout if timeout is None else min(timeout, self._timeout)
         if timeout is not None:
             rpc.deadline = time.monotonic() + timeout
+            if timeout <= 0:
+                # Or a quick server might still be quicker than the loop's own look at the clock.
+                return DEADLINE_EXCEEDED
             channel.deadlines.add(rpc, timeout, rpc.loop)
             rpc.extra = ((b"grpc-timeout", timeouts.encode(timeout)),)
         if wait_for_ready is not None:

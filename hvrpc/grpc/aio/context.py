@@ -12,6 +12,7 @@ from grpc import aio
 
 from ...http2 import Fields
 from ...session.aio import FutureCall
+from ...session.core import Call
 from .. import metadata, peers, status
 from ..calling import CREDIT
 from ..messages import ENCODINGS, SERVER, check_sent, compress, pieces
@@ -126,7 +127,7 @@ class Context(aio.ServicerContext):  # type: ignore[type-arg]
             raise asyncio.CancelledError
         connection.push()
         if queued > MUCH:
-            waiter = FutureCall(self.loop)
+            waiter = _Sender(self.loop, call.room)
             if core.queued(call, waiter):
                 await waiter.future
         elif connection.crowded:
@@ -319,6 +320,19 @@ class Context(aio.ServicerContext):  # type: ignore[type-arg]
                 callback(self)
             except Exception:
                 peers.logger.exception("a callback of %s failed", self.call.request.path)
+
+
+class _Sender(FutureCall):
+    """A task that waits until what was queued has been sent, as others may do already."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, others: Call | None) -> None:
+        super().__init__(loop)
+        self._others = others
+
+    def wake(self) -> None:
+        super().wake()
+        if self._others is not None and self._others.wake is not None:
+            self._others.wake()
 
 
 def status_code(code: Any) -> grpc.StatusCode:

@@ -21,7 +21,9 @@ import grpc
 
 from ...errors import CallError, HvrpcError, Outcome
 from ...http2 import Fields
-from ...session.aio import Connection, FutureCall
+from ...session.aio import Connection
+from ...session.core import Call
+from ...session.repeating import doubtful
 from .. import timeouts
 from ..calling import CREDIT, ClientCall, ClientCore, StreamCall
 from ..messages import MOST_JOINED, compress, pack, pieces
@@ -70,6 +72,10 @@ class Rpc(ClientCall):
     """This side has ended it."""
     cancelled_here = False
     """And that by the user's wish."""
+    begun = False
+    """It has been on a connection, and may have been carried out unless something says that it was not."""
+    in_doubt = False
+    """It was made again after it may have been carried out."""
     connection: Connection[ClientCore] | None = None
     deadline: float | None = None
     extra: Fields = ()
@@ -78,10 +84,13 @@ class Rpc(ClientCall):
     keeps: list[bytes] | None = None
     """Streamed requests that could be sent again."""
     half_closed = False
+    """No more requests follow those that are being sent."""
     vouching: Callable[[], Awaitable[Fields]] | None = None
     """Gives what call credentials add to the metadata, when that takes a while."""
 
     _kept = 0
+    _delayed = 0
+    """How many wait for a connection with a request to send."""
     task: asyncio.Task[None] | None = None
     """What waits for a connection, or until it is time to try again."""
     _callbacks: list[Callable[[], object]] | None = None
@@ -139,8 +148,7 @@ class Rpc(ClientCall):
             if connection.crowded:
                 await connection.room()
         except HvrpcError as failure:
-            self.failure = failure
-            self._end(ending_of_failure(failure))
+            self._fail(failure)
             return
         if self.over:
             return
@@ -152,6 +160,7 @@ class Rpc(ClientCall):
         self.tell()
 
     def _put_on(self, connection: Connection[ClientCore], extra: Fields) -> None:
+        self.begun = True
         self.connection = connection
         core = connection.core
         request = self.request
@@ -168,8 +177,7 @@ class Rpc(ClientCall):
             else:
                 for kept in self.keeps or ():
                     core.send(self, self._pieces(kept))
-                if self.half_closed:
-                    core.send(self, (), end=True)
+                self._half_close()
         connection.push()
         connection.look_out()  # it may have stopped, for want of calls
 
@@ -182,27 +190,47 @@ class Rpc(ClientCall):
 
     async def send(self, payload: bytes) -> bool:
         """Send a request. Waits while too much waits to be sent. False: the call has ended."""
-        while self.connection is None or self.ended:
-            if self.over:
-                return False
-            await self.wait()
         connection = self.connection
+        if connection is None or self.ended:
+            self._delayed += 1
+            try:
+                while (connection := self.connection) is None or self.ended:
+                    if self.over:
+                        return False
+                    await self.wait()
+            finally:
+                self._delayed -= 1
         core = connection.core
         if self.keeps is not None:
             self._keep(payload)
         queued = core.send(self, self._pieces(payload))
         if queued < 0:
             return not self.over
+        if self.half_closed:  # said while this was delayed
+            self._half_close()
         connection.push()
         if queued > MUCH:
-            waiter = FutureCall(self.loop)
-            if core.queued(self, waiter):
-                await waiter.future
+            await self._until_sent(connection)
         elif connection.crowded:
-            await connection.room()
+            await self._until_room(connection)
         elif len(core.outgoing) >= MANY:
             await asyncio.sleep(0)
-        return True
+        else:
+            return True
+        return not self.over
+
+    async def _until_sent(self, connection: Connection[ClientCore]) -> None:
+        """Wait until what was queued has been sent, or cannot be any more."""
+        told = Call()
+        told.wake = self.tell
+        while self.connection is connection and connection.core.queued(self, told):
+            await self.wait()
+
+    async def _until_room(self, connection: Connection[ClientCore]) -> None:
+        """Wait until the connection takes more, or it does not matter any more."""
+        while self.connection is connection and connection.crowded and not self.ended:
+            connection.when_room(self.tell)
+            await self.wait()
 
     def _keep(self, payload: bytes) -> None:
         assert self.keeps is not None
@@ -215,8 +243,12 @@ class Rpc(ClientCall):
     def send_end(self) -> None:
         """No more requests follow."""
         self.half_closed = True
+        self._half_close()
+
+    def _half_close(self) -> None:
+        """Say so, once the requests have been sent."""
         connection = self.connection
-        if connection is not None and not self.ended:
+        if self.half_closed and not self._delayed and connection is not None and not self.ended:
             connection.core.send(self, (), end=True)
             connection.push()
 
@@ -300,8 +332,7 @@ class Rpc(ClientCall):
         except HvrpcError:  # the channel was closed meanwhile
             again = False
         if not again:
-            self.failure = failure
-            self._end(ending_of_failure(failure))
+            self._fail(failure)
             return
         await self._begin_later(0.0)
 
@@ -324,6 +355,7 @@ class Rpc(ClientCall):
         if self.over or self._retrying is None:
             return
         attempts = (b"grpc-previous-rpc-attempts", b"%d" % (self._retrying.attempts - 1))
+        self.in_doubt = True
         kept = [field for field in self.extra if field[0] != attempts[0]]
         self.extra = (*kept, attempts)
         self._reset()
@@ -362,6 +394,11 @@ class Rpc(ClientCall):
             return False
         self.cancelled_here = True
         return self.end_by(ending)
+
+    def _fail(self, failure: HvrpcError) -> None:
+        """There is no connection for it."""
+        self.failure = doubtful(failure) if self.in_doubt else failure
+        self._end(ending_of_failure(self.failure))
 
     def _end(self, ending: Ending) -> None:
         """End it while it is on no connection."""

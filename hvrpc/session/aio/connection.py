@@ -16,6 +16,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, Generic, cast
 
 from ...errors import ConnectionLost, HvrpcError, ProtocolError
@@ -97,7 +98,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         self._progress = 0.0
         self._unsent_then = 0
         self._not_reading = False
-        self._room: list[asyncio.Future[None]] = []
+        self._room: set[Callable[[], object]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._look_every = LOOK if heartbeat is None else min(LOOK, heartbeat.dead_after / 12)
@@ -166,9 +167,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         self._flush()
         if not self._paused:
             self._read_on()
-            room, self._room = self._room, []
-            for waiter in room:
-                _settle(waiter)
+            self._tell_of_room()
 
     # --- Receiving -----------------------------------------------------------------------------
 
@@ -299,15 +298,24 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
 
     async def room(self) -> None:
         """Wait until the other side takes what was sent to it."""
-        while self._paused and not self.ended:
+        while self.crowded:
             waiter: asyncio.Future[None] = self._loop.create_future()
-            self._room.append(waiter)
+            self.when_room(partial(_settle, waiter))
             await waiter
+
+    def when_room(self, tell: Callable[[], object]) -> None:
+        """Have something called when it is worth looking again whether it is `crowded`."""
+        self._room.add(tell)
+
+    def _tell_of_room(self) -> None:
+        room, self._room = self._room, set()
+        for tell in room:
+            tell()
 
     @property
     def crowded(self) -> bool:
         """Whether a caller should wait for `room` before it adds to the queue."""
-        return self._paused
+        return self._paused and not self.ended
 
     # --- Waiting for an answer -------------------------------------------------------------------
 
@@ -469,9 +477,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
                 transport.write_eof()
             else:
                 transport.close()
-        for waiter in self._room:
-            _settle(waiter)
-        self._room.clear()
+        self._tell_of_room()
         if self._idle is not None:
             _settle(self._idle)
         if self._on_end is not None:

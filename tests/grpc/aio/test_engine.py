@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
 import threading
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,7 +16,9 @@ from typing import Any
 
 import grpc
 import pytest
+from hyperframe import frame as wire
 
+from hvrpc import Outcome
 from hvrpc.grpc import aio
 from hvrpc.grpc.serving import ServerCall
 
@@ -61,6 +64,15 @@ def respond(raw: Raw, stream: int, payload: bytes = b"") -> None:
     )
 
 
+def generous(raw: Raw) -> None:
+    """Take any request without a word, and answer when it is complete."""
+    greet(raw, INITIAL_WINDOW_SIZE=2**30)
+    raw.send(wire.WindowUpdateFrame(0, window_increment=2**30))
+    for frame in raw.frames():
+        if frame.stream_id and "END_STREAM" in frame.flags:
+            respond(raw, frame.stream_id)
+
+
 def request_for(name: str) -> Fields:
     return changed(REQUEST, **{":path": f"/{SERVICE}/{name}"})
 
@@ -74,6 +86,10 @@ async def raw_client(side: Side) -> AsyncIterator[RawClient]:
 def calls_of(server: Any) -> list[ServerCall]:
     """Those that a server carries out."""
     return [call for each in server._acceptor._connections for call in each.core.running()]
+
+
+async def join(requests: Any, context: Any) -> bytes:
+    return b"".join([request async for request in requests])
 
 
 class Drip:
@@ -163,6 +179,170 @@ class TestForgotten:
                 with core.lock:
                     gc.collect()
                 await drip.gone.wait()
+
+        run(main)
+
+
+RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 3,
+    "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
+    "retryableStatusCodes": ["UNAVAILABLE"]}}]}"""
+
+
+class TestOutcome:
+    """What the error says about whether the call may have been carried out."""
+
+    def test_of_a_call_that_was_made_again_in_vain(self) -> None:
+        def vanish(raw: Raw) -> None:
+            greet(raw)
+            for frame in raw.frames():
+                if frame.stream_id and "END_STREAM" in frame.flags:
+                    here = Path(raw.sock.getsockname())
+                    here.rename(here.with_name("gone"))
+                    raw.sock.shutdown(socket.SHUT_RDWR)
+
+        async def main() -> None:
+            async with channel_to(vanish, service_config=RETRIES) as channel:
+                with pytest.raises(aio.AioRpcError, match="failed to connect") as caught:
+                    await channel.unary_unary(METHOD)(b"")
+                assert caught.value.outcome is Outcome.MAY_HAVE_RUN
+                assert Outcome.NOT_SENT.value not in str(caught.value)
+                with pytest.raises(aio.AioRpcError, match="failed to connect") as caught:
+                    await channel.unary_unary(METHOD)(b"")
+                assert caught.value.outcome is Outcome.NOT_SENT
+
+        run(main)
+
+    def test_of_calls_that_never_got_to_a_connection(self) -> None:
+        def refuse(request: Any) -> bytes:
+            raise ValueError
+
+        async def main() -> None:
+            async with serving() as side:
+                channel = side.channel()
+                for call in (
+                    channel.unary_unary(METHOD)(b"", timeout=0.01, wait_for_ready=True),
+                    channel.unary_unary(METHOD)(b"", metadata=(("Wrong", ""),)),
+                    channel.unary_unary(METHOD, request_serializer=refuse)(b""),
+                ):
+                    with pytest.raises(aio.AioRpcError) as caught:
+                        await call
+                    assert caught.value.outcome is Outcome.NOT_SENT
+
+        run(main)
+
+    @pytest.mark.parametrize("timeout", [0, -1])
+    def test_of_calls_whose_time_was_up_before(self, timeout: float) -> None:
+        async def main() -> None:
+            ran = []
+
+            async def note(request: bytes, context: Any) -> bytes:
+                ran.append(request)
+                return b""
+
+            async with serving(unary_unary=note) as side:
+                method = side.method("unary_unary")
+                await method(b"in time")
+                with pytest.raises(aio.AioRpcError) as caught:
+                    await method(b"late", timeout=timeout)
+                assert caught.value.code() is Code.DEADLINE_EXCEEDED
+                assert caught.value.outcome is Outcome.NOT_SENT
+                await method(b"in time")
+                assert ran == [b"in time", b"in time"]
+
+        run(main)
+
+
+class TestRequests:
+    def test_an_iterator_that_was_cancelled_gives_the_call_up(self) -> None:
+        async def requests() -> AsyncIterator[bytes]:
+            yield b"first"
+            raise asyncio.CancelledError
+
+        async def main() -> None:
+            async with serving(stream_unary=join) as side:
+                call = side.method("stream_unary")(requests())
+                assert await call.code() is Code.CANCELLED
+
+        run(main)
+
+    def test_the_end_does_not_overtake_what_waits_for_a_connection(self) -> None:
+        async def main() -> None:
+            async with serving(stream_unary=join) as side:
+                call = side.method("stream_unary")()
+                writing = [asyncio.create_task(call.write(each)) for each in (b"1", b"2")]
+                await asyncio.sleep(0)
+                await call.done_writing()
+                await asyncio.gather(*writing)
+                assert await call == b"12"
+
+        run(main)
+
+    def test_several_tasks_may_write(self) -> None:
+        async def main() -> None:
+            go = asyncio.Event()
+
+            async def count(requests: Any, context: Any) -> bytes:
+                await go.wait()
+                return b"%d" % sum([len(request) async for request in requests])
+
+            async with serving(stream_unary=count) as side:
+                channel = side.channel()
+                call = side.method("stream_unary", channel)()
+
+                async def write() -> None:
+                    for _ in range(4):
+                        await call.write(bytes(1_000_000))
+
+                writing = [asyncio.create_task(write()) for _ in range(3)]
+                await until(lambda: len(call._rpc.waiters) == 3)
+                go.set()
+                await asyncio.gather(*writing)
+                await call.done_writing()
+                assert await call == b"12000000"
+
+        run(main)
+
+    def test_a_writer_goes_on_although_the_server_says_nothing(self) -> None:
+        """All has been sent, and there is room: that need not be told."""
+
+        async def main() -> None:
+            async with channel_to(generous) as channel:
+                await channel.channel_ready()
+                call = channel.stream_unary(METHOD)()
+                await call.write(bytes(10_000_000))
+                await call.write(bytes(10_000_000))
+                await call.done_writing()
+                assert await call == b""
+
+        run(main)
+
+    def test_a_writer_does_not_outlast_its_call(self) -> None:
+        """Although the connection takes nothing."""
+        end = threading.Event()
+
+        def deaf(raw: Raw) -> None:
+            greet(raw, INITIAL_WINDOW_SIZE=2**30)
+            raw.send(wire.WindowUpdateFrame(0, window_increment=2**30))
+            end.wait(WAIT)
+
+        async def main() -> None:
+            async with channel_to(deaf) as channel:
+                await channel.channel_ready()
+                call = channel.stream_unary(METHOD)()
+
+                async def write() -> None:
+                    while True:
+                        await call.write(bytes(10_000))
+
+                writing = asyncio.create_task(write())
+                await until(lambda: any(each.crowded for each in channel.session.connections()))
+                await until(lambda: call._rpc.waiters)
+                call.cancel()
+                try:
+                    with pytest.raises(asyncio.CancelledError):
+                        await writing
+                finally:
+                    end.set()
 
         run(main)
 
@@ -346,6 +526,26 @@ class TestHandlers:
                 assert await side.method("stream_unary")().code() is Code.ABORTED
                 await until(lambda: raised)
             assert isinstance(raised[0], aio.AbortError)
+
+        run(main)
+
+    def test_several_tasks_may_write(self) -> None:
+        async def stream(request: bytes, context: Any) -> None:
+            async def write() -> None:
+                for _ in range(4):
+                    await context.write(bytes(1_000_000))
+
+            await asyncio.gather(write(), write(), write())
+
+        async def main() -> None:
+            async with serving(unary_stream=stream) as side:
+                call = side.method("unary_stream")(b"")
+                await call.read()
+                await until(lambda: any(each.room for each in calls_of(side.server)))
+                rest = 0
+                while (response := await call.read()) is not aio.EOF:
+                    rest += len(response)
+                assert rest == 11_000_000
 
         run(main)
 
