@@ -21,7 +21,7 @@ import pytest
 from hvrpc import CallError, ConnectionLost, DeadlineExceeded, Outcome, RemoteError, sockets
 from hvrpc.msgpack.limits import Limits
 from hvrpc.security import PLAIN, Security
-from hvrpc.sockets import Stream
+from hvrpc.sockets import Options, Stream
 from hvrpc.sockets.handshake import shake_hands
 from hvrpc.testing import Link
 
@@ -214,7 +214,7 @@ class Contract(BasicContract):
         reason="TCP's buffers hold all these answers: run where Python has UNIX sockets",
     )
     def test_small_answers_that_nobody_reads_cost_little_too(self, pair: Pair) -> None:
-        serving = pair.server()
+        serving = pair.server(options=Options(send_buffer=100_000))
         count = 60_000
         with stranger(serving.url, pair.security) as peer:
             sending = Background(

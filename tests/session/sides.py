@@ -20,7 +20,7 @@ import hvrpc.msgpack
 from hvrpc import Address, Tls
 from hvrpc.msgpack import Context
 from hvrpc.security import Security
-from hvrpc.sockets import Listener
+from hvrpc.sockets import DEFAULT, Listener, Options
 
 from ..sockets.background import WAIT
 from ..sockets.places import Place
@@ -144,7 +144,9 @@ class ClientSide(Protocol):
 class ServerSide(Protocol):
     """A server, as the tests see it."""
 
-    def listen(self, address: str, *, tls: Tls | None = None) -> Address: ...
+    def listen(
+        self, address: str, *, tls: Tls | None = None, options: Options = ...
+    ) -> Address: ...
     def start(self) -> None: ...
     def close(self, grace: float = ...) -> bool: ...
     @property
@@ -286,8 +288,10 @@ class AioServer:
     loop: LoopThread
     server: hvrpc.msgpack.aio.Server
 
-    def listen(self, address: str, *, tls: Tls | None = None) -> Address:
-        return self.server.listen(address, tls=tls)
+    def listen(
+        self, address: str, *, tls: Tls | None = None, options: Options = DEFAULT
+    ) -> Address:
+        return self.server.listen(address, tls=tls, options=options)
 
     def start(self) -> None:
         self.loop.run(self.server.start())
@@ -346,11 +350,13 @@ class Pair:
     """For both sides, if they are to use it."""
     _stack: ExitStack = field(default_factory=ExitStack)
 
-    def server(self, url: str | None = None, **settings: Any) -> Serving:
+    def server(
+        self, url: str | None = None, *, options: Options = DEFAULT, **settings: Any
+    ) -> Serving:
         """A server, closed after the test if the test does not do so."""
         tools = self.serving.tools()
         side = self.serving.server(tools, **settings)
-        address = side.listen(url or self.place.fresh_url(), tls=self.tls)
+        address = side.listen(url or self.place.fresh_url(), tls=self.tls, options=options)
         self._stack.callback(side.close, 0)
         side.start()
         listening = cast(Listener, SimpleNamespace(address=address))

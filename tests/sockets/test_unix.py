@@ -188,11 +188,25 @@ def test_buffers_are_sized_on_both_sides(folder: Path) -> None:
     with (
         listen(f"unix://{folder}/x", options=options) as listener,
         connect(f"unix://{folder}/x", options=options) as client,
+        listener.accept()[0] as server,
     ):
-        for sock in (listener._socket, client.socket):
+        for sock in (listener._socket, client.socket, server.socket):
             # Linux doubles what it is asked for, to have room for its own books.
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= 70_000
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 80_000
+
+
+def test_both_sides_have_room_for_more_than_the_system_gives(folder: Path) -> None:
+    usual = socket.socket(socket.AF_UNIX)
+    with (
+        usual,
+        listen(f"unix://{folder}/x") as listener,
+        connect(f"unix://{folder}/x", options=Options(drain=0)) as client,
+        listener.accept()[0] as server,
+    ):
+        system = usual.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        for sock in (client.socket, server.socket):
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > system
 
 
 def test_the_time_for_connecting_is_no_time_for_sending(folder: Path) -> None:
