@@ -44,7 +44,7 @@ from .calling import (
     request_stream,
     stream_failure,
 )
-from .core import METHODS, MsgpackCore
+from .core import METHODS, MsgpackCore, Request
 from .extensions import Extensions
 from .limits import DEFAULT, Limits
 from .loops import LoopThread
@@ -166,7 +166,7 @@ class Caller:
         except BaseException:
             self._abandon(connection, call)
             raise
-        if call.error is None and call.failure is None and not core.draining:
+        if call.ok and not core.draining:
             return call.value
         return self._settle(connection, call, method, params, deadline, idempotent)
 
@@ -182,7 +182,7 @@ class Caller:
         """A call has ended in another way than with a value: repeat it, or raise."""
         if connection.core.draining:
             self._retire(connection)
-        if call.error is None and call.failure is None:
+        if call.ok:
             return call.value
         failure = failure_of(call, method=method, address=self.address)
         may = idempotent or method in self._idempotent
@@ -221,7 +221,7 @@ class Caller:
                 raise
             if core.draining:
                 self._retire(connection)
-            if call.error is None and call.failure is None:
+            if call.ok:
                 return call.value
             failure = failure_of(call, method=method, address=self.address)
             repetition += 1
@@ -442,46 +442,48 @@ class PeerCaller(Caller):
         return self._get()
 
 
-class Pending:
+class Pending(Request):
     """A call of a batch: its result, once the batch was sent."""
 
-    __slots__ = ("_batch", "_call", "_connection", "_method", "_params")
-
     def __init__(self, batch: Batch, method: str, params: tuple[Any, ...]) -> None:
+        self.method = method
+        self.params = params
+        self.wake = None
         self._batch = batch
-        self._method = method
-        self._params = params
-        self._call = Call()
-        self._connection: Connection[MsgpackCore] | None = None
+        self._sending = batch._sending
 
     def result(self, timeout: Timeout = UNSET) -> Any:
         """Wait for the result. Raises what :meth:`Client.call` would."""
-        if self._connection is None:
+        if self._sending.connection is None:
             self._batch.send()
-        call = self._call
         caller = self._batch._caller
         limit: Any = caller._timeout if timeout is UNSET else timeout
         deadline = None if limit is None else time.monotonic() + limit
-        if not call.done:
+        if not self.done:
             self._wait(deadline, limit)
-        if call.error is None and call.failure is None:
-            return call.value
-        failure = failure_of(call, method=self._method, address=caller.address)
-        if caller._repeat(failure, 1, deadline, self._method in caller._idempotent):
-            return caller.call(self._method, *self._params, timeout=timeout)
+        if self.ok:
+            return self.value
+        failure = failure_of(self, method=self.method, address=caller.address)
+        if caller._repeat(failure, 1, deadline, self.method in caller._idempotent):
+            return caller.call(self.method, *self.params, timeout=timeout)
         raise failure
 
     def _wait(self, deadline: float | None, limit: float | None) -> None:
-        call = self._call
         caller = self._batch._caller
-        connection = self._connection
+        connection = self._sending.connection
         assert connection is not None
         try:
-            if not connection.wait(call, deadline):
-                raise late(connection.core, call, self._method, caller.address, limit)
+            if not connection.wait(self, deadline):
+                raise late(connection.core, self, self.method, caller.address, limit)
         except BaseException:
-            caller._abandon(connection, call)
+            caller._abandon(connection, self)
             raise
+
+
+class _Sending:
+    """Where the calls of a batch that are sent together have gone."""
+
+    connection: Connection[MsgpackCore] | None = None
 
 
 class Batch:
@@ -490,6 +492,7 @@ class Batch:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self._added: list[Pending] = []
+        self._sending = _Sending()
 
     def call(self, method: str, /, *params: Any) -> Pending:
         """Add a call."""
@@ -503,24 +506,10 @@ class Batch:
         now = time.monotonic()
         deadline = None if caller._timeout is None else now + caller._timeout
         connection = caller._connection(deadline, now)
-        core = connection.core
-        prepare = core.prepare
-        queue = core.outgoing.append
         added, self._added = self._added, []
-        try:
-            for pending in added:
-                call = pending._call
-                call.item = item = prepare(pending._method, pending._params, call)
-                queue(item)
-                pending._connection = connection
-            if core.failure is not None:
-                # Had the connection ended in between, its end would not have found all of them.
-                for pending in added:
-                    core.check(pending._call)
-        except BaseException:
-            for pending in added:
-                core.withdraw(pending._call)
-            raise
+        sending, self._sending = self._sending, _Sending()
+        connection.core.request_all(added)
+        sending.connection = connection
         connection.push()
 
     def results(self, timeout: Timeout = UNSET) -> list[Any]:
@@ -529,12 +518,7 @@ class Batch:
         self.send()
         if added:
             added[0].result(timeout)  # the others have come with it, as a rule
-        return [
-            pending._call.value
-            if (call := pending._call).done and call.error is None and call.failure is None
-            else pending.result(timeout)
-            for pending in added
-        ]
+        return [pending.value if pending.ok else pending.result(timeout) for pending in added]
 
     def __enter__(self) -> Self:
         return self

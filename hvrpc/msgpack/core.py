@@ -25,7 +25,15 @@ import itertools
 import logging
 import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any, Final
 
 from msgpack import unpackb
@@ -40,21 +48,26 @@ from ..errors import (
     ProtocolError,
     RemoteError,
 )
-from ..session.core import Call, Core
+from ..session.core import JOIN, MANY_ANSWERS, Call, Core, Lane
 from .extensions import Extensions
 from .limits import DEFAULT, Limits
 from .service import Caller, Context, Method, Service, is_async_result
 from .streams import Early, ItemCall, Producer
 from .values import BadValue, short_repr
 from .wire import (
+    BYTES,
+    LARGE,
     NOTIFICATION,
     ONLY,
     REQUEST,
     RESPONSE,
     TIMESTAMP,
+    UNPACKABLE,
     Decoder,
     Encoder,
     broken,
+    not_msgpack,
+    without,
 )
 from .writers import explain
 
@@ -99,6 +112,16 @@ LEAST_MESSAGE: Final = 4096
 """Bytes of a message that every peer of ours takes, whatever it says: errors have to get through."""
 
 Work = tuple[Method, "int | None", Any, "Mapping[str, Any] | None", "Mapping[str, Any] | None"]
+
+
+class Request(Call):
+    """A call that knows what it asks for, so that many can be sent in one piece."""
+
+    def __init__(self, method: str, params: tuple[Any, ...]) -> None:
+        self.method = method
+        self.params = params
+        # Looked at once for each: an attribute of its own is found faster than one of the class.
+        self.wake = None
 
 
 class MsgpackCore(Core):
@@ -179,117 +202,156 @@ class MsgpackCore(Core):
         if self.pending.pop(number, None) is not call:
             return False  # another thread has given it up just now
         call.value = value
-        call.done = True
+        call.ok = call.done = True
         return True
 
-    def only_work(self, data: bytes) -> Work | None:
+    def only_one(self, data: bytes, work: deque[Any]) -> bool:
         decoder = self._decoder
         if decoder.has_more or decoder.fed != decoder.start or self._codes:
-            return None
+            return False
         if len(data) > ONLY or TIMESTAMP in data:
-            return None
+            return False
         try:
             kind, number, name, params = unpackb(data)
+            if kind != REQUEST:
+                call = self.pending[number]
+                if kind != RESPONSE or name is not None:
+                    return False
+                del self.pending[number]
+                call.value = params
+                call.ok = call.done = True
+                if call.wake is not None:
+                    call.wake()
+                return True
             method = self._table[name]
         except Exception:
-            return None  # half a message, two of them, or something else
+            return False  # half a message, two of them, or something else
         active = self.active
         if (
-            kind != REQUEST
-            or type(params) is not list
+            type(params) is not list
             or type(number) is not int
             or len(active) >= self._in_flight
             or number in active
         ):
-            return None
+            return False
         active[number] = None
         # In this order: whoever says goodbye looks into `active` afterwards.
         if self.leaving:
             self._refuse_leaving(number)
-            return None
-        return method, number, params, None, None
+        else:
+            work.append((method, number, params, None, None))
+        return True
 
     def digest(self, data: Buffer | None, work: deque[Any]) -> None:
         decoder = self._decoder
+        self.throttled = self.has_more = False
+        if data is not None:
+            decoder.feed(data)
+        elif not decoder.has_more:
+            return
         pending = self.pending
         methods = self._table
         active = self.active
-        in_flight = self._in_flight
-        self.throttled = False
         # While we wait for answers ourselves we have to read on, for the answers come on the same
         # connection; then twice as many calls are taken, and the rest is refused.
-        while True:
-            if data is not None and (len(active) < in_flight or pending):
-                message = decoder.first(data)
-                data = None
-            elif data is not None:
-                decoder.feed(data)
-                data = None
-                continue
-            elif not decoder.has_more:
-                self.has_more = False
-                return
-            elif len(active) < in_flight or pending:
-                message = decoder.next()
-            else:
-                decoder.release()
-                self.throttled = self.has_more = True
-                return
-            if message is None:
-                self.target = decoder.target
-                self.has_more = False
-                return
-            try:
-                if type(message) is not list:
-                    pass
-                elif len(message) == 4:
+        room = self._in_flight - len(active)
+        if room <= 0 and not pending:
+            decoder.stopped(decoder.start)
+            self.throttled = self.has_more = True
+            return
+        if decoder.ready is not None:
+            self._digest_one(decoder.take_ready(), work)
+            self.target = None
+            return
+        fed = decoder.fed
+        at = decoder.start
+        try:
+            for message, at in decoder.messages:
+                if type(message) is not list or len(message) != 4:
+                    self._digest_one(message, work)
+                else:
                     kind, number, name, params = message
-                    if kind == RESPONSE:
-                        call = pending.pop(number, None)
-                        if call is None:
-                            self._late(number)
-                        elif name is None:
-                            call.value = params
-                            call.done = True
-                            if call.wake is not None:
-                                call.wake()
-                        else:
-                            self._refused(call, name, params)
-                        continue
-                    if kind == REQUEST:
-                        method = methods.get(name)
-                        if (
-                            method is None
+                    try:
+                        if kind == RESPONSE:
+                            call = pending.pop(number, None)
+                            if call is None:
+                                self._late(number)
+                            elif name is None:
+                                call.value = params
+                                call.ok = call.done = True
+                                wake = call.wake
+                                if wake is not None:
+                                    wake()
+                            else:
+                                self._refused(call, name, params)
+                        elif (
+                            kind != REQUEST
+                            or (method := methods.get(name)) is None
                             or type(params) is not list
                             or type(number) is not int
                             or number in active
-                            or len(active) >= 2 * in_flight
+                            or room <= 0
                         ):
-                            special = self._special_request(number, name, params)
-                            if special is not None:
-                                work.append(special)
-                            continue
-                        active[number] = None
-                        # In this order: whoever says goodbye looks into `active` afterwards.
-                        if self.leaving:
-                            self._refuse_leaving(number)
-                            continue
-                        work.append((method, number, params, None, None))
-                        continue
-                elif len(message) == 3 and message[0] == NOTIFICATION:
-                    _, name, params = message
-                    method = methods.get(name)
-                    if method is None or type(params) is not list or self.leaving:
-                        method = self._special_notification(name, params)
-                        if method is None:
-                            continue
+                            self._digest_one(message, work)
+                        else:
+                            room -= 1
+                            active[number] = None
+                            # In this order: whoever says goodbye looks into `active` afterwards.
+                            if self.leaving:
+                                self._refuse_leaving(number)
+                            else:
+                                work.append((method, number, params, None, None))
+                    except TypeError as error:  # a list where an id or a name should be
+                        raise _no_message(message) from error
+                if at == fed:
+                    decoder.all_read()
+                    return
+                if room <= 0:
+                    room = self._in_flight - len(active)
+                    if room <= 0 and not pending:
+                        decoder.stopped(at)
+                        self.throttled = self.has_more = True
+                        return
+        except ProtocolError:
+            raise
+        except Exception as error:
+            raise not_msgpack(error) from error
+        decoder.ran_out(at)
+        self.target = decoder.target
+
+    def _digest_one(self, message: Any, work: deque[Any]) -> None:
+        """A message that is not one of the two usual ones, or is not known to be."""
+        try:
+            if type(message) is not list:
+                pass
+            elif len(message) == 3 and message[0] == NOTIFICATION:
+                _, name, params = message
+                method = self._notified(name, params)
+                if method is not None:
                     work.append((method, None, params, None, None))
-                    continue
-            except TypeError as error:  # a list where an id or a name should be
-                raise broken(
-                    f"it sends something that is not a message: {_short(message)}"
-                ) from error
-            raise broken(f"it sends something that is not a message: {_short(message)}")
+                return
+            elif len(message) == 4 and message[0] == REQUEST:
+                _, number, name, params = message
+                special = self._special_request(number, name, params)
+                if special is not None:
+                    work.append(special)
+                return
+            elif len(message) == 4 and message[0] == RESPONSE:
+                _, number, error, result = message
+                call = self.pending.pop(number, None)
+                if call is None:
+                    self._late(number)
+                elif error is not None:
+                    self._refused(call, error, result)
+                else:
+                    call.value = result
+                    call.ok = call.done = True
+                    if call.wake is not None:
+                        call.wake()
+                return
+        except TypeError as error:  # a list where an id or a name should be
+            raise _no_message(message) from error
+        raise _no_message(message)
 
     def _late(self, number: Any) -> None:
         """A response nobody waits for. Counted, never matched to another call."""
@@ -398,8 +460,8 @@ class MsgpackCore(Core):
         CALL: _on_call,
     }
 
-    def _special_notification(self, name: Any, params: Any) -> Method | None:
-        """A notification that is not simply a known method with its parameters."""
+    def _notified(self, name: Any, params: Any) -> Method | None:
+        """The method that a notification is for, if it is for one of the user's."""
         if type(name) is bytes:
             name = name.decode(errors="replace")
         if type(name) is not str or len(name) > self.limits.method or type(params) is not list:
@@ -494,11 +556,26 @@ class MsgpackCore(Core):
             self._check_name(method)
         pending = self.pending
         number = next(self._ids)
-        if number > MAX_ID or number in pending:
+        if number > MAX_ID:
             number = self._free_id(number)
         if named or options:
             params = (method, params, named or {}, options or {})
             method = CALL
+        elif len(params) != 1 or type(params[0]) not in BYTES or len(params[0]) < LARGE:
+            # The usual case, written out.
+            encoder = self._encoder
+            idle = encoder.idle
+            try:
+                pack = idle.pop()
+                data = pack((REQUEST, number, method, params))
+            except UNPACKABLE:
+                pass  # it goes another way, or never
+            else:
+                if len(data) <= encoder.noteworthy:
+                    idle.append(pack)
+                    call.key = number
+                    pending[number] = call
+                    return data
         try:
             item = self._encoder.request(number, method, params)
         except Exception as error:
@@ -506,6 +583,71 @@ class MsgpackCore(Core):
         call.key = number
         pending[number] = call
         return item
+
+    def request_all(self, requests: Sequence[Request]) -> None:
+        """Queue many calls, small ones joined. All of them or, when something cannot be packed, none."""
+        pending = self.pending
+        longest = self._longest_name
+        ids = self._ids
+        encoder = self._encoder
+        idle = encoder.idle
+        pack = idle.pop() if idle else encoder.new_packer()
+        most = min(encoder.noteworthy, JOIN)
+        items: list[Any] = []
+        joined: list[bytes] = []
+        first = size = 0
+        known: str | None = None
+        try:
+            for at, call in enumerate(requests):
+                method = call.method
+                params = call.params
+                if method is not known:
+                    if type(method) is not str or len(method) > longest:
+                        self._check_name(method)
+                    known = method
+                if len(params) != 1 or type(params[0]) not in BYTES or len(params[0]) < LARGE:
+                    number = next(ids)
+                    if number > MAX_ID:
+                        number = self._free_id(number)
+                    try:
+                        data = pack((REQUEST, number, method, params))
+                    except UNPACKABLE:
+                        pack = encoder.new_packer()
+                    else:
+                        size += len(data)
+                        if size <= most:
+                            call.key = number
+                            pending[number] = call
+                            joined.append(data)
+                            continue
+                        if len(data) > encoder.noteworthy:
+                            pack = encoder.new_packer()
+                self._join(requests, first, joined, items)
+                call.item = item = self.prepare(method, params, call)
+                items.append(item)
+                first, size = at + 1, 0
+        except BaseException:
+            for call in requests:
+                pending.pop(call.key, None)
+            raise
+        idle.append(pack)
+        self._join(requests, first, joined, items)
+        self.outgoing.extend(items)
+        if self.failure is not None:
+            # Had the connection ended in between, its end would not have found all of them.
+            for call in requests:
+                self.check(call)
+
+    def _join(
+        self, requests: Sequence[Request], first: int, joined: list[bytes], items: list[Any]
+    ) -> None:
+        """Make one item of the messages of some requests, from the first on."""
+        if joined:
+            item = b"".join(joined)
+            for call in requests[first : first + len(joined)]:
+                call.item = item
+            items.append(item)
+            joined.clear()
 
     def check(self, call: Call) -> None:
         lost = self.failure
@@ -553,11 +695,18 @@ class MsgpackCore(Core):
         """Take a call back that nothing was sent of. False: too late, or done already."""
         if self.pending.get(call.key) is not call:
             return False
+        item = call.item
         try:
-            self.outgoing.remove(call.item)
+            self.outgoing.remove(item)
         except (ValueError, IndexError):  # not there, or somebody is taking from it just now
             return False
         self.pending.pop(call.key, None)
+        others = [each for each in list(self.pending.values()) if each.item is item]
+        if others and isinstance(item, bytes):
+            rest = without(item, call.key)
+            for each in others:
+                each.item = rest
+            self.outgoing.append(rest)
         return True
 
     def forget(self, call: Call) -> None:
@@ -570,60 +719,68 @@ class MsgpackCore(Core):
 
     # --- Carrying out ----------------------------------------------------------------------------
 
-    def serve(self, work: Work) -> None:
-        method, number, params, named, _options = work
-        if not method.simple:
-            self._serve_specially(work)
-            return
-        try:
-            if named is None and len(params) == method.arity:
-                value = method.function(*params)
+    def serve_simple(self, work: deque[Any], lane: Lane, reader: object) -> Work | None:
+        active = self.active
+        outgoing = self.outgoing
+        encoder = self._encoder
+        idle = encoder.idle
+        pack = idle.pop() if idle else encoder.new_packer()
+        handled = lane.handled
+        left = MANY_ANSWERS
+        while work:
+            try:
+                each: Work = work.popleft()
+            except IndexError:  # another thread was faster
+                break
+            method, number, params, named, _ = each
+            if number is None or named is not None or not method.simple:
+                lane.handled = handled
+                idle.append(pack)
+                return each
+            handled += 1
+            lane.serving = handled
+            try:
+                if (count := len(params)) == method.arity:
+                    # One parameter is usual, and passed in half the time.
+                    value = method.function(params[0]) if count == 1 else method.function(*params)
+                else:
+                    try:
+                        args, kwargs = method.bind(params, None)
+                    except BadValue as bad:
+                        self._finish_error(number, INVALID_PARAMS, str(bad))
+                        break
+                    value = method.function(*args, **kwargs)
+            except BaseException as error:
+                self._raised(number, method, error)
             else:
+                if type(value) in BYTES and len(value) >= LARGE:
+                    self._finish(number, method, value)
+                    break
                 try:
-                    args, kwargs = method.bind(params, named)
-                except BadValue as bad:
-                    self._finish_error(number, INVALID_PARAMS, str(bad))
-                    return
-                value = method.function(*args, **kwargs)
-        except BaseException as error:
-            self._raised(number, method, error)
-            return
-        if number is None:
-            if is_async_result(value):
-                self._await_in_loop(method, number, value)
-            return
-        try:
-            self.outgoing.append(self._encoder.result(number, value))
-        except Exception as error:
-            if is_async_result(value):
-                self._await_in_loop(method, number, value)
-            else:
-                self._unsendable(number, method, value, error)
-            return
-        self.active.pop(number, None)
-
-    def serve_async(self, work: Work) -> Awaitable[None] | None:
-        method, number, _params, _named, options = work
-        if method.simple:
-            self.serve(work)
-            return None
-        prepared = self._prepare(work)
-        if prepared is None:
-            return None
-        args, kwargs, context = prepared
-        try:
-            value = method.function(*args, **kwargs)
-        except BaseException as error:
-            self._raised(number, method, error)
-            return None
-        if method.is_stream:
-            return self._stream_async(work, value, context)
-        if is_async_result(value):
-            return self._await(method, number, value, _timeout_in(options))
-        self._finish(number, method, value)
+                    data = pack((RESPONSE, number, None, value))
+                except UNPACKABLE:
+                    pack = encoder.new_packer()
+                    if is_async_result(value):
+                        self._await_in_loop(method, number, value)
+                    else:
+                        self._finish(number, method, value)
+                    break
+                if len(data) > encoder.noteworthy:
+                    pack = encoder.new_packer()
+                    self._finish(number, method, value)
+                    break
+                outgoing.append(data)
+                del active[number]
+                if len(data) >= JOIN:
+                    break
+            left -= 1
+            if not left or lane.reader is not reader:
+                break
+        lane.handled = handled
+        idle.append(pack)
         return None
 
-    def _serve_specially(self, work: Work) -> None:
+    def serve(self, work: Work) -> None:
         method, number, _, _, options = work
         prepared = self._prepare(work)
         if prepared is None:
@@ -643,6 +800,24 @@ class MsgpackCore(Core):
             self._await_in_loop(method, number, value, _timeout_in(options))
         else:
             self._finish(number, method, value)
+
+    def serve_async(self, work: Work) -> Awaitable[None] | None:
+        method, number, _params, _named, options = work
+        prepared = self._prepare(work)
+        if prepared is None:
+            return None
+        args, kwargs, context = prepared
+        try:
+            value = method.function(*args, **kwargs)
+        except BaseException as error:
+            self._raised(number, method, error)
+            return None
+        if method.is_stream:
+            return self._stream_async(work, value, context)
+        if is_async_result(value):
+            return self._await(method, number, value, _timeout_in(options))
+        self._finish(number, method, value)
+        return None
 
     def _prepare(self, work: Work) -> tuple[Any, dict[str, Any], Any] | None:
         """The arguments for a call that needs more than its parameters; None if they do not fit."""
@@ -1068,6 +1243,12 @@ def _sendable(text: object) -> str:
     except UnicodeEncodeError:
         return words.encode(errors="backslashreplace").decode()
     return words
+
+
+def _no_message(message: Any) -> ProtocolError:
+    if message is None:
+        return broken("it sends nil, which is not a message")
+    return broken(f"it sends something that is not a message: {_short(message)}")
 
 
 def _short(value: object) -> str:

@@ -7,8 +7,8 @@
 Messages follow one another without any framing; a streaming decoder finds their ends. Two things
 are faster here than the obvious way, and are why this file exists:
 
-* asking the decoder for a message that is not there costs as much as decoding one, so we compare
-  what it has consumed with what it was given first;
+* asking the codec for a message that is not there costs more than decoding one, so each message comes
+  with where it ended, and the last is known by that;
 * a large `bytes` value at the end of a message does not pass through the codec. It is received
   where it will stay (`target`), and sent as it is, behind its envelope.
 """
@@ -16,7 +16,8 @@ are faster here than the obvious way, and are why this file exists:
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
@@ -38,11 +39,6 @@ TOGETHER: Final = 32 * 1024
 """How much of a large value is sent in one piece with its envelope, so that the receiver sees both."""
 KEPT_BUFFER: Final = 1024 * 1024
 """A packer that had to grow beyond this is not kept."""
-
-SCRATCH: Final = 2 * 1024 * 1024
-"""Bytes of a buffer in which large values are put together. New memory is zeroed, and mapped page by
-page: for a megabyte that takes as long as receiving it, so these are kept for the next one."""
-MAX_SCRATCHES: Final = 4
 
 FIRST_BUFFER: Final = 4 * 1024
 """What a codec sets aside for a connection that may never say much; it grows with use."""
@@ -76,11 +72,40 @@ def broken(problem: str, error: BaseException | None = None) -> ProtocolError:
     return found
 
 
-_NIL_IS_NONE: Final = "it sends nil, which is not a message"
+def not_msgpack(error: Exception) -> ProtocolError:
+    """The error for bytes that the codec cannot make sense of."""
+    return broken(f"what it sends is not msgpack ({_words(error)})", error)
 
 
-def _nothing_to_use(*_: object) -> Any:
-    raise AssertionError("a decoder without a codec borrows one first")
+class _Codec:
+    """A streaming codec, with what is asked of it for each message looked up once."""
+
+    __slots__ = ("feed", "messages", "tell")
+
+    def __init__(self, limits: Limits, ext_hook: Callable[[int, bytes], Any]) -> None:
+        unpacker = msgpack.Unpacker(
+            raw=False,
+            # Old peers send bytes as str. They arrive, and go back as they came.
+            unicode_errors="surrogateescape",
+            strict_map_key=False,
+            timestamp=_TIMESTAMPS_AS_DATETIME,
+            ext_hook=ext_hook,
+            max_buffer_size=0,  # measured here, against the message and not the buffer
+            read_size=FIRST_BUFFER,
+            max_str_len=limits.message,
+            max_bin_len=limits.message,
+            max_ext_len=limits.message,
+            max_array_len=limits.elements,
+            max_map_len=limits.elements,
+        )
+        self.feed: Callable[[Any], object] = unpacker.feed
+        self.tell: Callable[[], int] = unpacker.tell
+        self.messages: Iterator[tuple[Any, int]] = zip(
+            unpacker, iter(unpacker.tell, -1), strict=False
+        )
+
+
+_NOTHING: Final[Iterator[tuple[Any, int]]] = iter(())
 
 
 class Decoder:
@@ -99,132 +124,84 @@ class Decoder:
         self._codecs = codecs
         self.target: memoryview | None = None
         """Where the next bytes shall be received, while a large value is coming."""
+        self.messages = _NOTHING
+        """What was fed: each whole message, and where it ended, counted as `fed` is. Whoever goes through
+        them says afterwards how that ended: :meth:`all_read`, :meth:`ran_out` or :meth:`stopped`."""
+        self.ready: list[Any] | None = None
+        """A message with a large value, complete: it comes before all others."""
         self._large: _Large | None = None
-        self._ready: list[Any] | None = None
-        self._codec: Any = None
-        self._unpack: Callable[[], Any] = _nothing_to_use
-        self._consumed: Callable[[], int] = _nothing_to_use
-        self._feed: Callable[[Any], Any] = _nothing_to_use
+        self._codec: _Codec | None = None
         self.fed = 0
         """Bytes that have come; while it equals `start`, no message has begun."""
         self.start = 0
         """Where the message that is being read began."""
         self._chunk: Buffer = b""
         self.has_more = False
-        """Whether there are bytes, or a message, that `next` has not come to."""
-        if codecs is None:
-            self._reset()
+        """Whether there are bytes, or a message, that nobody has come to."""
 
-    def _borrow_codec(self) -> None:
-        """Take a codec from the pool, or a new one."""
-        if self._codecs:
-            self._use(self._codecs.pop())
-        else:
-            self._reset()
-
-    def _return_codec(self) -> None:
-        """Everything that arrived is used up: let another connection have the codec."""
-        if self._codecs is not None:
-            self._codecs.append(self._codec)
-            self._codec = None
-            self._unpack = self._consumed = self._feed = _nothing_to_use
-
-    def _use(self, codec: Any) -> None:
+    def _use(self, codec: _Codec) -> _Codec:
         self._codec = codec
-        self._unpack = codec.unpack
-        self._consumed = codec.tell
-        self._feed = codec.feed
+        self.messages = codec.messages
         self.fed = self.start = codec.tell()
-
-    def _reset(self) -> None:
-        limits = self._limits
-        codec = msgpack.Unpacker(
-            raw=False,
-            # Old peers send bytes as str. They arrive, and go back as they came.
-            unicode_errors="surrogateescape",
-            strict_map_key=False,
-            timestamp=_TIMESTAMPS_AS_DATETIME,
-            ext_hook=self._ext_hook,
-            max_buffer_size=0,  # measured here, against the message and not the buffer
-            read_size=FIRST_BUFFER,
-            max_str_len=limits.message,
-            max_bin_len=limits.message,
-            max_ext_len=limits.message,
-            max_array_len=limits.elements,
-            max_map_len=limits.elements,
-        )
-        self._use(codec)
-        self._chunk = b""
-        self.has_more = False
+        return codec
 
     def feed(self, data: Buffer) -> None:
         """Take over received bytes."""
-        if self._codec is None:
-            self._borrow_codec()
-        self._feed(data)
+        codec = self._codec
+        if codec is None:
+            pool = self._codecs
+            codec = self._use(pool.pop() if pool else _Codec(self._limits, self._ext_hook))
+        codec.feed(data)
         self.fed += len(data)  # type: ignore[arg-type]
         self._chunk = data
         self.has_more = True
 
-    def first(self, data: Buffer) -> Any | None:
-        """`feed` and `next` in one: for the usual case, one message in one piece, every call counts."""
-        if self._codec is None:
-            self._borrow_codec()
-        self._feed(data)
-        self.fed += len(data)  # type: ignore[arg-type]
-        self._chunk = data
-        if self._ready is None:
-            try:
-                message = self._unpack()
-            except Exception as error:
-                self._failed(error)
-                return None
-            if message is None:
-                raise broken(_NIL_IS_NONE)
-            self.start = consumed = self._consumed()
-            if consumed != self.fed:
-                self.has_more = True
-            else:
-                self.has_more = False
-                if self._codecs is not None:
-                    self._return_codec()
-            return message
-        self.has_more = True
-        return self.next()
-
-    def release(self) -> None:
-        """The buffer that was fed is about to be filled with something else, perhaps from another
-        connection: look into it no more. The codec has its own copy."""
+    def all_read(self) -> None:
+        """What was fed ended with the last message: let another connection have the codec."""
+        self.start = self.fed
+        self.has_more = False
         self._chunk = b""
+        if self._codecs is not None and self._codec is not None:
+            self._codecs.append(self._codec)
+            self._codec = None
+            self.messages = _NOTHING
+
+    def ran_out(self, start: int) -> None:
+        """Behind the last message, which ended at `start`, another begins and does not end."""
+        self.start = start
+        self.has_more = False
+        self._incomplete()
+
+    def stopped(self, start: int) -> None:
+        """The messages behind `start` are read later. The buffer that was fed is about to be filled with
+        something else, perhaps from another connection: the codec has its own copy."""
+        self.start = start
+        self._chunk = b""
+
+    def take_ready(self) -> list[Any]:
+        """The message that has come with a large value."""
+        ready, self.ready = self.ready, None
+        assert ready is not None
+        self.has_more = False
+        return ready
 
     def next(self) -> Any | None:
         """The next whole message, or None. What it is has to be checked yet."""
         if not self.has_more:
             return None
-        if self._ready is not None:
-            ready, self._ready = self._ready, None
-            self.has_more = False
-            return ready
+        if self.ready is not None:
+            return self.take_ready()
         try:
-            message = self._unpack()
+            message, at = next(self.messages, (None, -1))
         except Exception as error:
-            self._failed(error)
-            return None
-        if message is None:
-            raise broken(_NIL_IS_NONE)
-        self.start = consumed = self._consumed()
-        if consumed == self.fed:
-            self.has_more = False
-            if self._codecs is not None:
-                self._return_codec()
+            raise not_msgpack(error) from error
+        if at < 0:
+            self.ran_out(self.start)
+        elif at == self.fed:
+            self.all_read()
+        else:
+            self.start = at
         return message
-
-    def _failed(self, error: Exception) -> None:
-        """The codec has raised: the end of what there is, or nonsense."""
-        if not isinstance(error, msgpack.OutOfData):
-            raise broken(f"what it sends is not msgpack ({_words(error)})", error) from error
-        self.has_more = False
-        self._incomplete()
 
     def _incomplete(self) -> None:
         """A message has begun and not ended: is it too long, or one with a large value?"""
@@ -246,40 +223,36 @@ class Decoder:
         if len(body) < LEAST or len(body) >= large.size:
             return
         large.begin(body)
-        self._reset()  # the codec has swallowed the beginning: it cannot be used again
+        # The codec has swallowed the beginning: it cannot be used again.
+        self._codec = None
+        self.messages = _NOTHING
+        self.fed = self.start = 0
         self._large = large
         self.target = large.room()
 
     def filled(self, size: int) -> None:
         """So many bytes of the large value were received into `target`."""
         large = self._large
+        target = self.target
         assert large is not None
+        assert target is not None
+        if not large.received(size):
+            self.target = target[size:] if size < len(target) else large.room()
+            return
+        try:
+            target.release()
+        except BufferError:
+            pass  # a loop that still looks into it costs a copy
         self.target = None
-        if large.received(size):
-            self._ready = large.message()
-            self._large = None
-            self.has_more = True
-        else:
-            self.target = large.room()
-
-
-_scratches: list[bytearray] = []
-"""Those that nobody uses now, of all connections."""
+        self.ready = large.message()
+        self._large = None
+        self.has_more = True
 
 
 class _Large:
     """A message that ends in a large bytes value."""
 
-    __slots__ = (
-        "_filled",
-        "_parts",
-        "_scratch",
-        "_segment",
-        "_total",
-        "envelope",
-        "offset",
-        "size",
-    )
+    __slots__ = ("_filled", "_parts", "_room", "_total", "envelope", "offset", "size")
 
     def __init__(self, envelope: list[Any], offset: int, size: int) -> None:
         self.envelope = envelope
@@ -289,22 +262,10 @@ class _Large:
 
     def begin(self, body: memoryview) -> None:
         """Take what has arrived, and make room for some of the rest."""
-        self._total = len(body)
-        self._parts: list[Any] = []
-        self._scratch: bytearray | None = None
-        if self.size <= min(SCRATCH, len(body) * TRUST):
-            self._scratch = self._segment = _scratches.pop() if _scratches else bytearray(SCRATCH)
-            self._segment[: self._total] = body
-            self._filled = self._total
-        else:
-            self._parts.append(bytes(body))
-            self._add_segment(len(body) * TRUST)
-
-    def _add_segment(self, size: int) -> None:
-        """Room is added, never enlarged: asyncio looks into the old one while it tells us."""
-        self._segment = bytearray(min(size, self.size - self._total))
-        self._filled = 0
-        self._parts.append(self._segment)
+        self._total = self._filled = len(body)
+        self._parts: list[_Room] = []
+        self._room = _Room(min(len(body) * TRUST, self.size))
+        self._room.view[: len(body)] = body
 
     def received(self, size: int) -> bool:
         """Count what arrived; True when that was all."""
@@ -312,27 +273,44 @@ class _Large:
         self._total += size
         if self._total == self.size:
             return True
-        if self._filled == len(self._segment):
-            self._add_segment(self._total)  # it kept its word so far: as much again
+        if self._filled == self._room.size:
+            # Room is added, never enlarged: asyncio looks into the old one while it tells us.
+            self._parts.append(self._room)
+            # It kept its word so far: as much again.
+            self._room = _Room(min(self._total, self.size - self._total))
+            self._filled = 0
         return False
 
     def room(self) -> memoryview:
         """Where the next bytes belong."""
-        end = len(self._segment) if self._scratch is None else self.size
-        return memoryview(self._segment)[self._filled : end]
+        return self._room.view[self._filled :]
 
     def message(self) -> list[Any]:
         """The whole message."""
-        if self._scratch is None:
-            value = b"".join(self._parts)
-        else:
-            with memoryview(self._scratch) as view:
-                value = bytes(view[: self.size])
-            if len(_scratches) < MAX_SCRATCHES:
-                _scratches.append(self._scratch)
+        parts = [part.take() for part in (*self._parts, self._room)]
+        value = parts[0] if len(parts) == 1 else b"".join(parts)
         if self.envelope[0] == REQUEST:
             return [*self.envelope, [value]]
         return [*self.envelope, value]
+
+
+class _Room:
+    """Bytes that are received where they stay: what `BytesIO` has written becomes an object of the type
+    `bytes` without being copied, if nobody looks into it any more."""
+
+    __slots__ = ("_file", "size", "view")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._file = io.BytesIO()
+        self._file.seek(size - 1)
+        self._file.write(b"\0")
+        self.view = self._file.getbuffer()
+
+    def take(self) -> bytes:
+        """What was received. There is no room any more."""
+        self.view.release()
+        return self._file.getvalue()
 
 
 def _read_head(data: memoryview) -> _Large | None:
@@ -382,9 +360,11 @@ class Encoder:
         self._default = default
         self._ours = False
         self._limit: int | None = None
-        self._noteworthy = KEPT_BUFFER
-        self._idle: list[Callable[[Any], bytes]] = []
-        """Packers that nobody uses now. None is ever shared: a value with code of its own (a subclass
+        self.noteworthy = KEPT_BUFFER
+        """Bytes above which a message is looked at: its packer is not kept, or it is too long."""
+        self.idle: list[Callable[[Any], bytes]] = []
+        """Packers that nobody uses now. Whoever takes one gives it back, unless it has raised or has made more
+        than is `noteworthy`: it keeps its buffer, and what is in it. None is ever shared: a value with code of its own (a subclass
         of dict, a datetime with somebody's tzinfo) lets other threads run in the midst of packing,
         and two messages would end up in one buffer."""
 
@@ -392,52 +372,34 @@ class Encoder:
         """Who will read it: one of ours or a stranger, and the largest message it takes."""
         self._ours = ours
         self._limit = limit
-        self._noteworthy = KEPT_BUFFER if limit is None else min(KEPT_BUFFER, limit)
-        self._idle = []
+        self.noteworthy = KEPT_BUFFER if limit is None else min(KEPT_BUFFER, limit)
+        self.idle = []
 
     def request(self, number: int, method: str, params: Any) -> Any:
         """A request, ready to be queued."""
-        if len(params) == 1 and type(params[0]) in _BYTES and len(params[0]) >= LARGE:
+        if len(params) == 1 and type(params[0]) in BYTES and len(params[0]) >= LARGE:
             head = b"\x94\x00" + self.encode(number) + self.encode(method) + b"\x91"
             return self._with_body(head, params[0])
-        idle = self._idle
-        try:
-            pack = idle.pop()
-            data = pack((REQUEST, number, method, params))
-        except _UNPACKABLE:
-            return self.encode((REQUEST, number, method, params))
-        if len(data) > self._noteworthy:
-            return self._large(data)
-        idle.append(pack)
-        return data
+        return self.encode((REQUEST, number, method, params))
 
     def result(self, number: int, value: Any) -> Any:
         """A response that succeeded, ready to be queued."""
-        if type(value) in _BYTES and len(value) >= LARGE:
+        if type(value) in BYTES and len(value) >= LARGE:
             return self._with_body(b"\x94\x01" + self.encode(number) + b"\xc0", value)
-        idle = self._idle
-        try:
-            pack = idle.pop()
-            data = pack((RESPONSE, number, None, value))
-        except _UNPACKABLE:
-            return self.encode((RESPONSE, number, None, value))
-        if len(data) > self._noteworthy:
-            return self._large(data)
-        idle.append(pack)
-        return data
+        return self.encode((RESPONSE, number, None, value))
 
     def encode(self, message: Any) -> bytes:
         """Anything.
 
         Raises ValueError or TypeError for what cannot be packed, or is more than the peer takes.
         """
-        idle = self._idle
+        idle = self.idle
         try:
-            pack = idle.pop() if idle else self._packer(None)
+            pack = idle.pop() if idle else self.new_packer()
             data = pack(message)
-        except _UNPACKABLE:
-            return self._large(self._packer(self.default)(message))
-        if len(data) > self._noteworthy:
+        except UNPACKABLE:
+            return self._large(self.new_packer(self.default)(message))
+        if len(data) > self.noteworthy:
             return self._large(data)
         idle.append(pack)
         return data
@@ -448,7 +410,7 @@ class Encoder:
             return writers.default(value) if self._ours else writers.plain_default(value)
         return self._default(value)
 
-    def _packer(self, default: Callable[[Any], Any] | None) -> Callable[[Any], bytes]:
+    def new_packer(self, default: Callable[[Any], Any] | None = None) -> Callable[[Any], bytes]:
         pack: Callable[[Any], bytes] = msgpack.Packer(
             datetime=self._ours,
             unicode_errors="surrogateescape",
@@ -483,12 +445,24 @@ class Encoder:
             )
 
 
-_BYTES: Final = frozenset({bytes, bytearray, memoryview})
+BYTES: Final = frozenset({bytes, bytearray, memoryview})
 _BIN32_HEAD: Final = 5
 _LONGEST_BYTES: Final = 2**32 - 1
-_UNPACKABLE: Final = (TypeError, OverflowError, ValueError, IndexError)
+UNPACKABLE: Final = (TypeError, OverflowError, ValueError, IndexError)
 """How a packer says that it needs the hook, or that nothing will help; and that none is idle."""
 
 
 def _words(error: BaseException) -> str:
     return str(error) or type(error).__name__
+
+
+def without(requests: bytes, number: int) -> bytes:
+    """Requests that were joined, without one of them."""
+    codec = _Codec(Limits(), msgpack.ExtType)
+    codec.feed(requests)
+    begin = 0
+    for message, end in codec.messages:
+        if message[1] == number:
+            return requests[:begin] + requests[end:]
+        begin = end
+    return requests

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from ..errors import HvrpcError, ProtocolError
 
@@ -30,6 +30,8 @@ class Call:
 
     # Defaults of the class, and no constructor: one is made for every call.
     done: bool = False
+    ok: bool = False
+    """Whether it is done and has a value: one look for all that can go wrong."""
     value: Any = None
     error: Any = None
     """What the other side answered instead of a value."""
@@ -49,6 +51,17 @@ class Call:
             self.done = True
             if self.wake is not None:
                 self.wake()
+
+
+class Lane(Protocol):
+    """Where handlers run one after the other, as :meth:`Core.serve_simple` has to know it."""
+
+    reader: object
+    """Who runs them. It changes when one takes so long that another thread goes on."""
+    handled: int
+    """How many have run."""
+    serving: int
+    """The number of the one that runs."""
 
 
 class Core(ABC):
@@ -126,12 +139,13 @@ class Core(ABC):
         """
         return False
 
-    def only_work(self, data: bytes) -> Any | None:
-        """The work that received bytes ask for, when they are one small request and nothing else.
+    def only_one(self, data: bytes, work: deque[Any]) -> bool:
+        """Whether received bytes are one small message of the usual kinds and nothing else. Then it is
+        digested.
 
-        The same for the other side. None: nothing was done, digest them.
+        The same for those who do not wait for a certain call. False: nothing was done, digest them.
         """
-        return None
+        return False
 
     has_more: bool = False
     """Whether there are bytes that `digest` has not come to yet."""
@@ -144,6 +158,17 @@ class Core(ABC):
     @abstractmethod
     def serve(self, work: Any) -> None:
         """Run it on this thread, and queue the answer. Never raises, whatever the user's code does."""
+
+    def serve_simple(self, work: deque[Any], lane: Lane, reader: object) -> Any | None:
+        """Run what is simple of it on this thread, one after the other, and queue the answers: until
+        another thread reads, or there is so much to send that it should be sent.
+
+        Returns what has been taken from `work` and is not simple: it was not run. None: look around.
+        """
+        try:
+            return work.popleft()
+        except IndexError:  # another thread was faster
+            return None
 
     @abstractmethod
     def serve_async(self, work: Any) -> Awaitable[None] | None:
@@ -199,7 +224,29 @@ class Core(ABC):
         """
 
 
+JOIN: Final = 64 * 1024
+"""Small messages are joined to writes of up to this size; what is larger goes out at once."""
+MANY_ANSWERS: Final = 256
+"""Answers that are made before they are sent, at most."""
+
 CoreT = TypeVar("CoreT", bound=Core)
+
+
+def joinable(first: Any, queue: deque[Any]) -> list[Any]:
+    """The first message and those behind it that can go out with it in one write, taken from the queue."""
+    items = [first]
+    size = len(first)
+    try:
+        while queue and size < JOIN:
+            item = queue.popleft()
+            if type(item) is tuple:
+                queue.appendleft(item)
+                break
+            size += len(item)
+            items.append(item)
+    except IndexError:
+        pass  # another thread has withdrawn the last one
+    return items
 
 
 def answers_size(queue: Iterable[Any], ours: Iterable[Call]) -> int:

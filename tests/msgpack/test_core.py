@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,9 +17,9 @@ from hypothesis import strategies as st
 from hvrpc import ConnectionLost, Outcome, ProtocolError, RemoteError
 from hvrpc.errors import HvrpcError
 from hvrpc.msgpack import Context, Limits, Service
-from hvrpc.msgpack.core import MAX_ID, MsgpackCore
+from hvrpc.msgpack.core import MAX_ID, MsgpackCore, Request
 from hvrpc.msgpack.streams import ItemCall
-from hvrpc.session.core import Call
+from hvrpc.session.core import JOIN, MANY_ANSWERS, Call
 
 from .raw import pack
 
@@ -50,6 +51,14 @@ class Tools:
         return "late"
 
 
+class Lane:
+    """Where handlers run."""
+
+    def __init__(self) -> None:
+        self.reader: object = "me"
+        self.handled = self.serving = 0
+
+
 def make(
     offered: Any = None, *, ours: bool = False, limits: Limits | None = None, **more: Any
 ) -> MsgpackCore:
@@ -70,9 +79,12 @@ def make(
 def receive(core: MsgpackCore, *messages: Any) -> None:
     """Have messages arrive, in one piece, and run what they ask for."""
     data = b"".join(each if isinstance(each, bytes) else pack(each) for each in messages)
+    lane = Lane()
     work = core.take(data or None)
     while work is not None:
-        core.serve(work)
+        rest = core.serve_simple(deque([work]), lane, lane.reader)
+        if rest is not None:
+            core.serve(rest)
         work = core.take()
 
 
@@ -515,6 +527,208 @@ class TestOurCalls:
         core = make(ours=True)
         assert core.ping() is True
         assert sent(core) == [[0, 1, "$/ping", []]]
+
+
+class TestManyInOnePiece:
+    """Requests that are joined, and what is simple of a peer's, run in one go."""
+
+    def test_small_ones_are_joined(self) -> None:
+        core = make()
+        requests = [Request("m", (n,)) for n in range(64)]
+        core.request_all(requests)
+        assert len(core.outgoing) == 1
+        assert sent(core) == [[0, n + 1, "m", [n]] for n in range(64)]
+        receive(core, *([1, n + 1, None, n] for n in range(64)))
+        assert [(each.done, each.value) for each in requests] == [(True, n) for n in range(64)]
+
+    def test_large_ones_go_by_themselves_and_in_their_place(self) -> None:
+        core = make()
+        values = [
+            1,
+            bytes(100_000),
+            "x" * (JOIN + 1),
+            2,
+            "y" * 2_000_000,
+            "z" * 40_000,
+            "z" * 40_000,
+        ]
+        core.request_all([Request("m", (value,)) for value in values])
+        found = sent(core)
+        assert [each[3] for each in found] == [[value] for value in values]
+        assert sorted(core.pending) == [each[1] for each in found]
+
+    def test_if_one_cannot_be_sent_none_is(self) -> None:
+        core = make(ours=True, limits=Limits())
+        receive(core, [0, 2, "$/hello", [{"hvrpc": 1, "message": 5000}]])
+        sent(core)
+        for bad in (object(), "x" * 6000, bytes(100_000)):
+            with pytest.raises(ValueError, match=r"params|takes"):
+                core.request_all([Request("m", (1,)), Request("m", (bad,)), Request("m", (2,))])
+            assert not core.pending
+            assert sent(core) == []
+        with pytest.raises(TypeError):
+            core.request_all([Request("m", (1,)), Request(7, ())])  # type: ignore[arg-type]
+        assert not core.pending
+
+    def test_none_is_nothing(self) -> None:
+        core = make()
+        core.request_all([])
+        assert not core.outgoing
+
+    def test_one_of_them_can_be_withdrawn(self) -> None:
+        core = make()
+        first, second, third = requests = [Request("m", (n,)) for n in range(3)]
+        core.request_all(requests)
+        assert core.withdraw(second)
+        assert not core.withdraw(second)
+        assert core.withdraw(first)
+        assert [each[3] for each in sent(core)] == [[2]]
+        assert not core.withdraw(third)
+
+    def test_those_that_were_not_sent_know_it(self) -> None:
+        core = make()
+        early, late = [[Request("m", (n,)) for n in range(3)] for _ in range(2)]
+        core.request_all(early)
+        sent(core)
+        core.request_all(late)
+        core.withdraw(late[1])
+        core.fail(ConnectionLost("gone"))
+        outcomes = [getattr(each.failure, "outcome", None) for each in (*early, late[0], late[2])]
+        assert outcomes == [Outcome.MAY_HAVE_RUN] * 3 + [Outcome.NOT_SENT] * 2
+
+    def test_after_the_end_all_of_them_fail(self) -> None:
+        core = make()
+        core.fail(ConnectionLost("gone"))
+        requests = [Request("m", (n,)) for n in range(3)]
+        core.request_all(requests)
+        assert [each.failure is not None for each in requests] == [True] * 3
+
+    def test_what_is_simple_runs_until_something_is_not(self) -> None:
+        core = make(Tools())
+        work: deque[Any] = deque()
+        core.digest(
+            b"".join(pack([0, n, "count" if n == 3 else "add", [1, n]]) for n in range(5)), work
+        )
+        lane = Lane()
+        rest = core.serve_simple(work, lane, lane.reader)
+        assert rest is not None
+        assert rest[1] == 3
+        assert [each[1] for each in sent(core)] == [0, 1, 2]
+        assert lane.handled == lane.serving == 3
+        assert [each[1] for each in work] == [4]
+
+    def test_who_takes_over_finds_the_rest(self) -> None:
+        class Slow(Tools):
+            def add(self, a: int, b: int) -> int:
+                if b == 1:
+                    lane.reader = "somebody else"
+                return a + b
+
+        core = make(Slow())
+        work: deque[Any] = deque()
+        core.digest(b"".join(pack([0, n, "add", [1, n]]) for n in range(3)), work)
+        lane = Lane()
+        assert core.serve_simple(work, lane, lane.reader) is None
+        assert [each[1] for each in sent(core)] == [0, 1]
+        assert [each[1] for each in work] == [2]
+        assert list(core.active) == [2]
+
+    def test_many_answers_and_large_ones_are_sent_first(self) -> None:
+        class Echo:
+            def echo(self, value: Any) -> Any:
+                return value
+
+        lane = Lane()
+        work: deque[Any] = deque()
+        core = make(Echo())
+        core.digest(b"".join(pack([0, n, "echo", [n]]) for n in range(MANY_ANSWERS + 1)), work)
+        core.serve_simple(work, lane, lane.reader)
+        assert len(work) == 1
+        for large in ("x" * JOIN, bytes(JOIN), "x" * 2_000_000):
+            core = make(Echo())
+            work.clear()
+            core.digest(b"".join(pack([0, n, "echo", [large]]) for n in range(2)), work)
+            core.serve_simple(work, lane, lane.reader)
+            assert len(work) == 1
+            assert sent(core) == [[1, 0, None, large]]
+
+    def test_an_answer_that_cannot_be_sent_is_an_error_and_the_next_is_right(self) -> None:
+        class Odd:
+            def odd(self, size: int) -> Any:
+                return "x" * size if size else object()
+
+        core = make(Odd(), ours=True)
+        receive(core, [0, 2, "$/hello", [{"hvrpc": 1, "message": 5000}]])
+        sent(core)
+        receive(core, [0, 3, "odd", [6000]], [0, 4, "odd", [0]], [0, 5, "odd", [1]])
+        too_long, unknown, right = sent(core)
+        assert "6" in too_long[2]["message"]
+        assert "object" in unknown[2]["message"]
+        assert right == [1, 5, None, "x"]
+        assert not core.active
+
+    @pytest.mark.parametrize("shape", [{1: 0, 7: 0, None: 0, 4: 0}, "abcd", b"\x01\x07ab"])
+    def test_what_merely_has_four_parts_is_no_message(self, shape: Any) -> None:
+        core = make()
+        call = asked(core)
+        with pytest.raises(ProtocolError, match="not a message"):
+            receive(core, shape)
+        assert not call.done
+
+
+class TestOneByItself:
+    """The short way for one small message in one piece."""
+
+    def test_a_request(self) -> None:
+        core = make(Tools())
+        work: deque[Any] = deque()
+        assert core.only_one(pack([0, 1, "add", [1, 2]]), work)
+        assert [each[1] for each in work] == [1]
+        assert list(core.active) == [1]
+
+    def test_an_answer(self) -> None:
+        core = make()
+        call = asked(core)
+        seen: list[Any] = []
+        call.wake = lambda: seen.append((call.done, call.value))
+        assert core.only_one(pack([1, call.key, None, 5]), deque())
+        assert seen == [(True, 5)]
+        assert not core.pending
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            [1, 1, "an error", None],
+            [1, 2, None, "for nobody"],
+            [1, [], None, 1],
+            [0, 1, "nope", []],
+            [0, [], "add", [1, 2]],
+            [0, 1, "add", {}],
+            [2, "note", [1]],
+            [3, 1, None, 1],
+            [0, 1, "add"],
+            pack([0, 1, "add", [1, 2]])[:-1],
+            pack([0, 1, "add", [1, 2]]) * 2,
+            None,
+        ],
+    )
+    def test_everything_else_is_left_alone(self, message: Any) -> None:
+        core = make(Tools())
+        call = asked(core)
+        work: deque[Any] = deque()
+        assert not core.only_one(message if isinstance(message, bytes) else pack(message), work)
+        assert (list(work), core.active, call.done, core.late) == ([], {}, False, 0)
+        assert core.pending == {call.key: call}
+
+    def test_the_rest_of_a_message_is_not_taken_for_one(self) -> None:
+        core = make(Tools())
+        work: deque[Any] = deque()
+        inner = pack([0, 1, "add", [1, 2]])
+        data = pack([0, 2, "note", [inner]])
+        core.digest(data[: -len(inner)], work)
+        assert not core.only_one(inner, work)
+        core.digest(inner, work)
+        assert [each[1] for each in work] == [2]
 
 
 class TestStreams:

@@ -372,7 +372,7 @@ def _connection(client: Any) -> Any:
 
 def _is_blocked(client: Any) -> bool:
     connection = _connection(client)
-    return bool(getattr(connection, "_blocked", False) or getattr(connection, "_paused", False))
+    return bool(getattr(connection, "_blocked", False) or getattr(connection, "crowded", False))
 
 
 def _queued(client: Any) -> int:

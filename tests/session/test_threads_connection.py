@@ -132,7 +132,7 @@ def test_what_is_told_not_sent_is_never_sent_afterwards() -> None:
         ending.result()
         wait_until(lambda: theirs.ended, "the other side sees the end")
         assert told == [Outcome.NOT_SENT]
-        assert theirs._handled == 0
+        assert theirs.handled == 0
 
 
 def test_drain_reads_for_calls_nobody_waits_for() -> None:

@@ -129,12 +129,11 @@ class Caller:
             return await self._call(method, params, None, self._timeout, None, idempotent)
         # The usual case, written out: a coroutine more would cost some percent.
         core = connection.core
-        call = connection.make_call()
-        core.request(method, params, call)
-        connection.push()
+        call = FutureCall(connection._loop)
         limit = self._timeout
+        item = core.prepare(method, params, call)
         try:
-            if connection.look_after(call, limit):
+            if connection.begin(item, call, limit, alone=len(core.pending) == 1):
                 await call.future
             else:
                 await connection.wait(call, limit, exact=True)
@@ -143,7 +142,7 @@ class Caller:
         except BaseException:
             self._abandon(connection, call)
             raise
-        if call.error is None and call.failure is None and not core.draining:
+        if call.ok and not core.draining:
             return call.value
         return await self._settle(connection, call, method, params, idempotent)
 
@@ -158,7 +157,7 @@ class Caller:
         """A call has ended in another way than with a value: repeat it, or raise."""
         if connection.core.draining:
             self._retire(connection)
-        if call.error is None and call.failure is None:
+        if call.ok:
             return call.value
         failure = failure_of(call, method=method, address=self.address)
         may = idempotent or method in self._idempotent
@@ -200,7 +199,7 @@ class Caller:
                 raise
             if core.draining:
                 self._retire(connection)
-            if call.error is None and call.failure is None:
+            if call.ok:
                 return call.value
             failure = failure_of(call, method=method, address=self.address)
             repetition += 1
@@ -336,6 +335,7 @@ class Client(Caller):
         )
         core.caller = self
         core.on_queued_in_loop = self._push
+        core.run_coroutine = asyncio.ensure_future
         return core
 
     def _push(self) -> Awaitable[object] | None:

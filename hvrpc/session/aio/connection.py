@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, cast
 
 from ...errors import ConnectionLost, HvrpcError, ProtocolError
 from ...sockets import Stream, causes
-from ..core import Call, CoreT
+from ..core import JOIN, MANY_ANSWERS, Call, CoreT, joinable
 from ..state import Event, Heartbeat, Lifecycle, Verdict
 from .tls import TlsProtocol
 
@@ -29,32 +29,43 @@ logger = logging.getLogger("hvrpc.session")
 
 CHUNK: Final = 64 * 1024
 """Bytes received at once."""
-JOIN: Final = 64 * 1024
-"""Small messages are joined to writes of up to this size."""
 RESTED_DRAIN: Final = 0.1
 """Seconds that closing waits for the other side when nothing was under way."""
 SLICE: Final = 0.01
 """Seconds between looks, when closing, for what is not sent yet."""
+ONE: Final = 512
+"""Bytes that are looked at as one message first, for they are one as a rule."""
 LOOK: Final = 0.25
 """Seconds between looks for calls that are late and peers that are silent."""
 MAX_QUEUED: Final = 16 * 1024 * 1024
 """Bytes that wait to be sent before we stop reading what would add to them."""
 MAX_QUEUED_ITEMS: Final = 4096
 """The same as a number of messages, which can be counted at once."""
-MANY_ANSWERS: Final = 256
-"""Answers that are made before they are sent, at most."""
 STALLED_AFTER: Final = 30.0
 """Seconds without progress after which a peer that does not read is given up."""
+
+
+class _Lane:
+    """Where handlers run: in the loop, which nobody takes over while one takes long."""
+
+    reader: object = None
+    handled = 0
+    serving = 0
+
+
+_LANE: Final = _Lane()
 
 
 class FutureCall(Call):
     """A call that a coroutine waits for."""
 
+    limit: float | None = None
+    """Seconds after which it is late, roughly; None when it has a timer of its own, or none."""
     looks = -1
-    """Looks after which it is late; -1 when it has a timer of its own, or none."""
+    """Looks after which it is late; -1 before the first."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.future: asyncio.Future[None] = loop.create_future()
+        self.future: asyncio.Future[None] = asyncio.Future(loop=loop)
 
     def wake(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         future = self.future
@@ -94,7 +105,8 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         self._nonsense: ProtocolError | None = None
         self._filling = False
         self._corked = False
-        self._paused = False
+        self.crowded = False
+        """Whether a caller should wait for `room` before it adds to the queue."""
         self._progress = 0.0
         self._unsent_then = 0
         self._not_reading = False
@@ -102,6 +114,8 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._look_every = LOOK if heartbeat is None else min(LOOK, heartbeat.dead_after / 12)
+        self._rough = 8 * self._look_every
+        """Seconds of a limit that is roughly kept by looks."""
         self._over = self._loop.create_future()
         self._idle: asyncio.Future[None] | None = None
         self._drain_by = 0.0
@@ -146,7 +160,11 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             self.core.filled(nbytes)
             self._digest(None)
         else:
-            self._digest(self._view[:nbytes])
+            data = self._view[:nbytes]
+            if nbytes > ONE or self._todo or not self.core.only_one(bytes(data), self._todo):
+                self._digest(data)
+            elif self._todo or self.core.outgoing:
+                self._digest(None)
 
     def eof_received(self) -> bool:
         self.end(None)
@@ -158,14 +176,14 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             self._over.set_result(None)
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self.crowded = not self.ended
         self._progress = self._loop.time()
         self.look_out()
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self.crowded = False
         self._flush()
-        if not self._paused:
+        if not self.crowded:
             self._read_on()
             self._tell_of_room()
 
@@ -175,7 +193,6 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         core = self.core
         todo = self._todo
         queue = core.outgoing
-        serve = core.serve_async
         full = False
         while not full:
             if self._nonsense is None and (data is not None or not todo):
@@ -187,21 +204,22 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             if not todo:
                 break
             while todo and not full:
-                work = todo.popleft()
-                awaitable = serve(work)
-                if awaitable is not None:
-                    self._begin(work, awaitable)
+                work = core.serve_simple(todo, _LANE, None)
+                if work is not None:
+                    awaitable = core.serve_async(work)
+                    if awaitable is not None:
+                        self._begin(work, awaitable)
                 # Answers that pile up, or are large, go out before more of them are made.
                 if queue and (len(queue) >= MANY_ANSWERS or _ends_large(queue)):
                     self._flush()
-                    full = self._paused and self._overfull()
+                    full = self.crowded and self._overfull()
             if not core.has_more:
                 break
         if queue:
             self._flush()
         if self._nonsense is not None and not todo:
             self._broken(self._nonsense)
-        elif core.throttled or (self._paused and self._overfull()):
+        elif core.throttled or (self.crowded and self._overfull()):
             self._stop_reading()
 
     def _begin(self, work: Any, awaitable: Awaitable[None]) -> None:
@@ -238,7 +256,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         """Reading may go on, if it was stopped and there is room now."""
         if not self._not_reading or self.ended:
             return
-        if not (self._paused and self._overfull()):
+        if not (self.crowded and self._overfull()):
             self._not_reading = False
             if self._transport is not None:
                 self._transport.resume_reading()
@@ -276,25 +294,15 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         if transport is None or self.ended:
             return
         core = self.core
-        while (queue or (core.unsent and core.refill())) and not self._paused:
+        while (queue or (core.unsent and core.refill())) and not self.crowded:
             item = queue.popleft()
             if type(item) is tuple:
                 for part in item:
                     transport.write(part)
             elif queue:
-                transport.write(b"".join(self._more(item)))
+                transport.write(b"".join(joinable(item, queue)))
             else:
                 transport.write(item)
-
-    def _more(self, first: Any) -> list[Any]:
-        """Small messages that can go out in one write with the first one."""
-        queue = self.core.outgoing
-        items = [first]
-        size = len(first)
-        while queue and size < JOIN and type(queue[0]) is not tuple:
-            size += len(queue[0])
-            items.append(queue.popleft())
-        return items
 
     async def room(self) -> None:
         """Wait until the other side takes what was sent to it."""
@@ -311,11 +319,6 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         room, self._room = self._room, set()
         for tell in room:
             tell()
-
-    @property
-    def crowded(self) -> bool:
-        """Whether a caller should wait for `room` before it adds to the queue."""
-        return self._paused and not self.ended
 
     # --- Waiting for an answer -------------------------------------------------------------------
 
@@ -342,14 +345,48 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
                 handle.cancel()
         return call.done
 
-    def look_after(self, call: FutureCall, limit: float | None) -> bool:
-        """Have a call end when `limit` seconds have passed, roughly; False if that is too rough."""
-        if limit is not None:
-            if limit < 8 * self._look_every:
-                return False
-            call.looks = int(limit / self._look_every) + 1
+    def begin(self, item: Any, call: FutureCall, limit: float | None, *, alone: bool) -> bool:
+        """Send what a call says, and :meth:`look_after` it: `push` and that in one, for the usual case.
+
+        Who is alone, with nothing else under way, does not wait for others to join.
+        """
+        core = self.core
+        queue = core.outgoing
+        call.item = item
+        transport = self._transport
+        if (
+            alone
+            and type(item) is bytes
+            and not (queue or self.crowded or self.ended)
+            and transport is not None
+        ):
+            transport.write(item)
+        else:
+            queue.append(item)
+            if self.ended:
+                core.check(call)
+            if not self._corked:
+                self._corked = True
+                self._loop.call_soon(self._uncork)
+                self._flush()
+            elif type(item) is tuple or len(item) >= JOIN:
+                self._flush()
         if self._timer is None:
             self.look_out()
+        if limit is not None:
+            if limit < self._rough:
+                return False
+            call.limit = limit
+        return True
+
+    def look_after(self, call: FutureCall, limit: float | None) -> bool:
+        """Have a call end when `limit` seconds have passed, roughly; False if that is too rough."""
+        if self._timer is None:
+            self.look_out()
+        if limit is not None:
+            if limit < self._rough:
+                return False
+            call.limit = limit
         return True
 
     def look_out(self) -> None:
@@ -362,13 +399,15 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         if self.ended:
             return
         for call in list(self.core.calls()):
-            looks = getattr(call, "looks", -1)
-            if looks > 0:
-                call.looks = looks - 1  # type: ignore[attr-defined]
-            elif looks == 0:
-                _settle(call.future)  # type: ignore[attr-defined]
+            if isinstance(call, FutureCall) and call.limit is not None:
+                if call.looks < 0:
+                    call.looks = int(call.limit / self._look_every) + 1
+                elif call.looks > 0:
+                    call.looks -= 1
+                else:
+                    _settle(call.future)
         now = self._loop.time()
-        if self._paused and self._stalled(now):
+        if self.crowded and self._stalled(now):
             self.end(TimeoutError(f"the peer has read nothing for {STALLED_AFTER:g} s"))
             return
         if self._heartbeat is not None and (self._watchful or self.core.waiting):
@@ -385,7 +424,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         if self._not_reading and self.core.throttled:
             self.core.reassure()
             self.push()
-        if self._watchful or self._paused or self._not_reading or self.core.waiting:
+        if self._watchful or self.crowded or self._not_reading or self.core.waiting:
             self.look_out()
 
     def _stalled(self, now: float) -> bool:
@@ -463,6 +502,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         if self.ended:
             return
         self.ended = True
+        self.crowded = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

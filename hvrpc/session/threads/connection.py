@@ -34,7 +34,7 @@ from typing import Any, Final, Generic
 
 from ...errors import ConnectionLost, HvrpcError, ProtocolError
 from ...sockets import Stream, causes
-from ..core import Call, CoreT
+from ..core import JOIN, MANY_ANSWERS, Call, CoreT, joinable
 from ..state import Event, Heartbeat, Lifecycle, Verdict
 from .io import FOREVER, SEND_NOW
 from .lobby import lobby
@@ -46,8 +46,6 @@ logger = logging.getLogger("hvrpc.session")
 CHUNK: Final = 64 * 1024
 """Bytes received at once. From 128 KiB on the C library maps and unmaps memory for each receive,
 which costs more than the receive."""
-JOIN: Final = 64 * 1024
-"""Small messages are joined to writes of up to this size."""
 SLICE: Final = 0.02
 """Seconds after which somebody who waits for room to send looks whether nobody reads any more."""
 STALLED_AFTER: Final = 30.0
@@ -64,8 +62,6 @@ MAX_QUEUED: Final = 16 * 1024 * 1024
 never reads the answers cannot grow our memory."""
 MAX_QUEUED_ITEMS: Final = 4096
 """The same as a number of messages, which can be counted at once."""
-MANY_ANSWERS: Final = 256
-"""Answers that are made before they are sent, at most."""
 PARKED: Final = object()
 """Who reads an idle connection: nobody, until something comes (`lobby.py`)."""
 RESTED_DRAIN: Final = 0.1
@@ -96,6 +92,9 @@ class Connection(Generic[CoreT]):
         self.retired = False
         self.serving = 0
         """The number of the handler that the reading thread runs; 0 while it runs none."""
+        self.handled = 0
+        self.reader: object = None
+        """Who reads what the peer asks for, and runs it."""
         self._heartbeat = heartbeat
         self._watchful = watchful
         self._on_end = on_end
@@ -111,12 +110,10 @@ class Connection(Generic[CoreT]):
         self._blocked = False
         self._progress = 0.0
         self._reassured = 0.0
-        self._reader: object = None
         self._turn: LockType | None = None
         """Wakes the serving thread while it waits for the lead, or for work that is passed on."""
         self._overflow = False
         """Whether nothing more is run until the peer has taken some answers."""
-        self._handled = 0
         self._backlog: deque[Any] = deque()
         self._nonsense: ProtocolError | None = None
         self._handler_done = threading.Event()
@@ -189,7 +186,7 @@ class Connection(Generic[CoreT]):
                     sent = send(rest, SEND_NOW)
                     self._progress = time.monotonic()
                     if self._heartbeat is not None:
-                        self._heartbeat.heard()  # somebody takes what we send
+                        self._heartbeat._heard = True  # somebody takes what we send
                     if sent < len(rest):
                         self._rest = rest[sent:]
                         self._blocked = True
@@ -207,7 +204,7 @@ class Connection(Generic[CoreT]):
                         queue.appendleft(memoryview(body))
                 else:
                     if queue:
-                        items = self._more(item)
+                        items = joinable(item, queue)
                         data = items[0] if len(items) == 1 else b"".join(items)
                     else:
                         data = item
@@ -224,16 +221,6 @@ class Connection(Generic[CoreT]):
         except OSError:
             self._put_back(items)
             raise
-
-    def _more(self, first: Any) -> list[Any]:
-        """Small messages that can go out in one write with the first one."""
-        queue = self.core.outgoing
-        items = [first]
-        size = len(first)
-        while queue and size < JOIN and type(queue[0]) is not tuple:
-            size += len(queue[0])
-            items.append(queue.popleft())
-        return items
 
     def _put_back(self, items: list[Any]) -> None:
         """What was not sent goes back to the head of the queue, where it counts as not sent."""
@@ -266,9 +253,8 @@ class Connection(Generic[CoreT]):
         now = time.monotonic()
         if deadline is not None and now >= deadline:
             return False
-        if self._is_stalled(now):
-            return True
         seconds = SLICE if deadline is None else min(SLICE, deadline - now)
+        readable = False
         if self._lead.acquire(False):
             try:
                 readable, writable = self._io.wait(readable=True, writable=True, seconds=seconds)
@@ -277,7 +263,9 @@ class Connection(Generic[CoreT]):
             finally:
                 self._give_up_lead()
         else:
-            self._io.wait(readable=False, writable=True, seconds=seconds)
+            _, writable = self._io.wait(readable=False, writable=True, seconds=seconds)
+        if not (readable or writable):
+            self._is_stalled(now)
         return True
 
     def _is_stalled(self, now: float) -> bool:
@@ -418,7 +406,7 @@ class Connection(Generic[CoreT]):
             self._set_tick(heartbeat.interval)  # a server's, which has not called before
         while True:
             if core.target is not None or self._blocked:
-                self._receive()
+                self._receive(deadline)
             else:
                 try:
                     data = recv(CHUNK)
@@ -492,20 +480,30 @@ class Connection(Generic[CoreT]):
 
     # --- Receiving: the lead is held -------------------------------------------------------------
 
-    def _receive(self) -> None:
-        """Receive once, wherever the core wants it, waiting at most one tick."""
+    def _receive(self, deadline: float | None = None) -> None:
+        """Receive wherever the core wants it, waiting at most one tick: once, or until a large value is
+        complete."""
         core = self.core
         data: bytes | None = None
         try:
             if self._blocked and not self._wait_for_either():
                 return
-            if core.target is not None:
-                size = self._io.recv_into(core.target)
-                if size:
-                    core.filled(size)
-            else:
+            target = core.target
+            if target is None:
                 data = self._recv(CHUNK)
                 size = len(data)
+            else:
+                size = self._io.recv_into(target)
+                while size:
+                    core.filled(size)
+                    target = core.target
+                    if target is None or self._blocked:
+                        break
+                    if deadline is not None and time.monotonic() >= deadline:
+                        break
+                    if self._heartbeat is not None:
+                        self._heartbeat._heard = True
+                    size = self._io.recv_into(target)
         except BlockingIOError:
             self._silence(None)
             return
@@ -516,8 +514,9 @@ class Connection(Generic[CoreT]):
             self.end(None)
             return
         if self._heartbeat is not None:
-            self._heartbeat.heard()
-        self._digest(data)
+            self._heartbeat._heard = True
+        if core.target is None:
+            self._digest(data)
 
     def _wait_for_either(self) -> bool:
         """Something waits to be sent: wait for room, and for bytes if more may be taken in."""
@@ -537,11 +536,13 @@ class Connection(Generic[CoreT]):
         Calls of our own do not count: reading adds none, and if both sides stopped reading because
         of what they ask, neither would ever go on.
         """
+        if not self._queue:
+            return len(self._backlog) > MAX_QUEUED_ITEMS
         messages, size = self.core.queued_answers()
         if messages > MAX_QUEUED_ITEMS or len(self._backlog) > MAX_QUEUED_ITEMS:
             return True
         # Whoever serves nothing answers nothing that is large.
-        return self._reader is not None and size > MAX_QUEUED
+        return self.reader is not None and size > MAX_QUEUED
 
     def _digest(self, data: bytes | None = None) -> None:
         """Let the core work through what arrived. Work for user code is left to a serving thread."""
@@ -596,7 +597,7 @@ class Connection(Generic[CoreT]):
 
     def serve(self) -> None:
         """Read, and run what the peer asks for, until the connection ends."""
-        self._reader = me = object()
+        self.reader = me = object()
         watch.add(self)
         self._serve_on(me, leading=False)
 
@@ -606,7 +607,7 @@ class Connection(Generic[CoreT]):
             if leading or self._return_to_lead(me):
                 self._serve_as(me)
         finally:
-            if self._reader is me:
+            if self.reader is me:
                 watch.discard(self)
 
     def _serve_as(self, me: object) -> None:
@@ -616,12 +617,13 @@ class Connection(Generic[CoreT]):
         by then.
         """
         core = self.core
-        only_work = core.only_work
-        serve = core.serve
+        only_one = core.only_one
+        serve_simple = core.serve_simple
         lead = self._lead
+        recv = self._recv
+        heartbeat = self._heartbeat
         queue = self._queue
         backlog = self._backlog
-        data: bytes | None = None
         leading = True
         try:
             while not self.ended:
@@ -632,71 +634,77 @@ class Connection(Generic[CoreT]):
                     leading = False
                     if self._waiters:
                         self._promote()
-                    if not self._run(me):
-                        return
+                    while backlog:
+                        if watch.asleep:
+                            watch.wake()
+                        work = serve_simple(backlog, self, me)
+                        if work is not None:
+                            self.handled = self.serving = self.handled + 1
+                            core.serve(work)
+                        if self.stopping:
+                            self._handler_done.set()
+                        if self.reader is not me:
+                            self.flush()
+                            self._handler_done.set()
+                            return
+                        # Answers that pile up, or are large, go out before more of them are made.
+                        if backlog and self._should_send():
+                            self.push()
+                            if self._blocked and self._overfull():
+                                break
                     if lead.acquire(False):
-                        if self._reader is not me:
+                        leading = True
+                        if self.reader is not me:
                             self._give_up_lead()
+                            leading = False
                             self.flush()  # the successor may be receiving, and not look for long
                             return
-                        leading = True
                     elif self._return_to_lead(me):
                         leading = True
+                        core.throttled = False
                     else:
                         return
                     self.serving = 0
-                    core.throttled = False
+                    if queue:
+                        self.push()
+                    if self._blocked and self._overfull():
+                        self._overflow = True
                 elif self._nonsense is not None:
                     self._broken(self._nonsense)
                 else:
-                    if data is None and not (core.has_more and not core.throttled):
+                    data: bytes | None = None
+                    if core.throttled:
+                        self._wait_for_handler()
+                        if not core.has_more:
+                            continue
+                    elif not core.has_more:
                         if queue:
                             self.push()
-                        data = self._read_on()
-                        if data is None:
-                            if self._reader is PARKED:
+                        if core.target is not None or self._blocked:
+                            self._receive()
+                            continue
+                        try:
+                            data = recv(CHUNK)
+                        except BlockingIOError:
+                            if self._park():
                                 return
-                            if not core.has_more:
-                                continue
-                        else:
-                            work = only_work(data)
-                            if work is not None:
-                                # Nearly always: one small request, carried out and answered at once.
-                                data = None
-                                lead.release()
-                                leading = False
-                                if self._waiters:
-                                    self._promote()
-                                self._handled = self.serving = self._handled + 1
-                                if watch.asleep:
-                                    watch.wake()
-                                serve(work)
-                                if queue:
-                                    self.push()
-                                if self.stopping:
-                                    self._handler_done.set()
-                                if self._reader is me and lead.acquire(False):
-                                    leading = True
-                                    if self._reader is me:
-                                        self.serving = 0
-                                        if self._blocked and self._overfull():
-                                            self._overflow = True
-                                        continue
-                                    self._give_up_lead()
-                                    leading = False
-                                self.flush()
-                                self._handler_done.set()
-                                if not self._return_to_lead(me):
-                                    return
-                                leading = True
-                                self.serving = 0
-                                core.throttled = False
-                                continue
+                            self._silence(None)
+                            continue
+                        except OSError as error:
+                            self.end(error)
+                            continue
+                        if not data:
+                            self.end(None)
+                            continue
+                        if heartbeat is not None:
+                            heartbeat._heard = True
+                        # Nearly always: one small request.
+                        if only_one(data, backlog):
+                            continue
                     try:
                         core.digest(data, backlog)
                     except ProtocolError as error:
                         self._nonsense = error  # what came before it is carried out first
-                    data = None
         except BaseException as error:
             self._interrupted(error)
             raise
@@ -704,61 +712,14 @@ class Connection(Generic[CoreT]):
             if leading:
                 self._give_up_lead()
 
-    def _run(self, me: object) -> bool:
-        """Carry out what has arrived, while somebody else may read. False: a successor does."""
-        serve = self.core.serve
+    def _should_send(self) -> bool:
+        """Whether so many answers wait, or so large ones, that they should go out before others are made."""
         queue = self._queue
-        backlog = self._backlog
-        while backlog:
-            try:
-                work = backlog.popleft()
-            except IndexError:
-                break  # a successor was faster
-            self._handled = self.serving = self._handled + 1
-            if watch.asleep:
-                watch.wake()
-            serve(work)
-            if self.stopping:
-                self._handler_done.set()
-            if self._reader is not me:
-                self.flush()
-                self._handler_done.set()
-                return False
-            # Answers that pile up, or are large, go out before more of them are made.
-            try:
-                last = queue[-1]
-            except IndexError:
-                continue  # a notification has none, or another thread has sent it meanwhile
-            if type(last) is tuple or len(last) >= JOIN or len(queue) >= MANY_ANSWERS:
-                self.push()
-                if self._blocked and self._overfull():
-                    self._overflow = True
-                    break
-        return True
-
-    def _read_on(self) -> bytes | None:
-        """All that arrived was looked at, and the answers are on their way: receive more."""
-        core = self.core
-        if core.throttled:
-            self._wait_for_handler()
-        elif core.target is not None or self._blocked:
-            self._receive()
-        else:
-            try:
-                data = self._recv(CHUNK)
-            except BlockingIOError:
-                if not self._park():
-                    self._silence(None)
-                return None
-            except OSError as error:
-                self.end(error)
-                return None
-            if data:
-                if self._heartbeat is not None:
-                    self._heartbeat._heard = True
-                return data
-            self.end(None)
-        return None
+        try:
+            last = queue[-1]
+        except IndexError:
+            return False  # a notification has none, or another thread has sent it meanwhile
+        return type(last) is tuple or len(last) >= JOIN or len(queue) >= MANY_ANSWERS
 
     def _park(self) -> bool:
         """Nothing has come for a while, and nothing is under way: wait for more in the lobby, without a
@@ -769,7 +730,7 @@ class Connection(Generic[CoreT]):
         with self._state:
             if self.ended or self.stopping or self._rest is not None:
                 return False
-            self._reader = PARKED
+            self.reader = PARKED
             self._set_tick(lobby.idle_for)
             lobby.enter(self.stream.socket.fileno(), self)
         watch.discard(self)
@@ -779,9 +740,9 @@ class Connection(Generic[CoreT]):
         """Something has come while it was parked: read on, on a thread of its own."""
         me = object()
         with self._state:
-            if self.ended or self._reader is not PARKED:
+            if self.ended or self.reader is not PARKED:
                 return
-            self._reader = me
+            self.reader = me
         watch.add(self)
         self._start_reading(me, leading=False)
 
@@ -795,7 +756,7 @@ class Connection(Generic[CoreT]):
         self._handler_done.set()
         while True:
             with self._state:
-                if self._reader is not me or self.ended:
+                if self.reader is not me or self.ended:
                     return False
                 self.serving = 0
             if self._lead.acquire(False):
@@ -805,7 +766,7 @@ class Connection(Generic[CoreT]):
             except IndexError:
                 self._await_turn()
                 continue
-            self._handled = self.serving = self._handled + 1
+            self.handled = self.serving = self.handled + 1
             if watch.asleep:
                 watch.wake()
             self.core.serve(work)
@@ -865,7 +826,7 @@ class Connection(Generic[CoreT]):
         successor = object()
         with self._state:
             # Whoever comes back from a handler now finds a successor.
-            self._reader = successor
+            self.reader = successor
             self.serving = 0
         self._start_reading(successor, leading)
 
@@ -934,7 +895,7 @@ class Connection(Generic[CoreT]):
             if self.ended:
                 return
             self.ended = True
-            if self._reader is PARKED:
+            if self.reader is PARKED:
                 lobby.leave(self.stream.socket.fileno(), self)
         # First nothing more gets out, then it is told what was not sent: the other way round, a
         # call could be sent by another thread after its owner was told that it was not.
