@@ -24,6 +24,8 @@ PACKAGES = {WINE: "wine64", WINESERVER: "wine64"}
 REGISTRY_FILES = ("system.reg", "user.reg", "userdef.reg")
 TOO_LONG_FOR_SETUP = 180.0
 TOO_LONG_TO_STOP = 30.0
+IDLE = 60
+"""Seconds without a program after which Windows shuts down by itself, should we not be there to do it."""
 
 
 class Prefix:
@@ -56,22 +58,13 @@ class Prefix:
         self._stop()
         for name in REGISTRY_FILES:
             shutil.copy(self._pristine / name, self._home / "prefix" / name)
-        # Without a process to keep it alive the server ends a few seconds after each program, and
-        # the next one pays for its start.
-        keeper = subprocess.Popen(
-            [WINE, "cmd.exe"],
-            env=self.environment({}),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # A Ctrl-C at the terminal is for the tests; the keeper ends with the server.
-            start_new_session=True,
-        )
+        # By itself the server ends a few seconds after each program; the next one pays for its start, or
+        # meets it just as it ends.
+        self._ask_server(f"--persistent={IDLE}")
         try:
             yield
         finally:
             self._stop()
-            keeper.communicate()
 
     def run(
         self, command: list[str], folder: Path, output: IO[bytes], limit: float, **more: str
@@ -124,18 +117,25 @@ class Prefix:
 
     def _stop(self) -> None:
         """End this prefix's server and with it all its processes; wait until they are gone."""
-        for request in ("--kill", "--wait"):
-            try:
-                subprocess.run(
-                    [WINESERVER, request],
-                    env=self.environment({}),
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    timeout=TOO_LONG_TO_STOP,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                say(f"wineserver {request} takes too long; going on without it")
+        self._ask_server("--kill")
+        self._ask_server("--wait")
+
+    def _ask_server(self, request: str) -> None:
+        try:
+            subprocess.run(
+                [WINESERVER, request],
+                env=self.environment({}),
+                stdin=subprocess.DEVNULL,
+                # Not a pipe: the server that this starts would hold it for as long as it runs.
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                # A Ctrl-C at the terminal is for the tests.
+                start_new_session=True,
+                timeout=TOO_LONG_TO_STOP,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            say(f"wineserver {request} takes too long; going on without it")
 
 
 def windows_path(path: Path) -> str:

@@ -1,0 +1,13 @@
+"""What Wine shows of Linux must not mislead a Windows program."""
+
+from __future__ import annotations
+
+from hvrpc.testing.leaks import Snapshot
+
+
+def test_the_descriptors_of_wines_server_are_left_alone() -> None:
+    """They can be seen in Z:/proc/self. Looking at them takes the server's lock away, and with it the means
+    to end it."""
+    taken = Snapshot.take()
+    assert taken.threads
+    assert taken.descriptors == taken.processes == frozenset()
