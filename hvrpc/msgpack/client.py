@@ -449,14 +449,13 @@ class Pending(Request):
         self.method = method
         self.params = params
         self.wake = None
-        self._batch = batch
         self._sending = batch._sending
 
     def result(self, timeout: Timeout = UNSET) -> Any:
         """Wait for the result. Raises what :meth:`Client.call` would."""
         if self._sending.connection is None:
-            self._batch.send()
-        caller = self._batch._caller
+            self._sending.batch.send()
+        caller = self._sending.batch._caller
         limit: Any = caller._timeout if timeout is UNSET else timeout
         deadline = None if limit is None else time.monotonic() + limit
         if not self.done:
@@ -469,7 +468,7 @@ class Pending(Request):
         raise failure
 
     def _wait(self, deadline: float | None, limit: float | None) -> None:
-        caller = self._batch._caller
+        caller = self._sending.batch._caller
         connection = self._sending.connection
         assert connection is not None
         try:
@@ -485,6 +484,9 @@ class _Sending:
 
     connection: Connection[MsgpackCore] | None = None
 
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
 
 class Batch:
     """Many calls in one write. Send by leaving the `with` block, or with :meth:`send`."""
@@ -492,7 +494,7 @@ class Batch:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self._added: list[Pending] = []
-        self._sending = _Sending()
+        self._sending = _Sending(self)
 
     def call(self, method: str, /, *params: Any) -> Pending:
         """Add a call."""
@@ -507,7 +509,7 @@ class Batch:
         deadline = None if caller._timeout is None else now + caller._timeout
         connection = caller._connection(deadline, now)
         added, self._added = self._added, []
-        sending, self._sending = self._sending, _Sending()
+        sending, self._sending = self._sending, _Sending(self)
         connection.core.request_all(added)
         sending.connection = connection
         connection.push()

@@ -205,7 +205,7 @@ class MsgpackCore(Core):
         call.ok = call.done = True
         return True
 
-    def only_one(self, data: bytes, work: deque[Any]) -> bool:
+    def only_one(self, data: bytes | bytearray, work: deque[Any]) -> bool:
         decoder = self._decoder
         if decoder.has_more or decoder.fed != decoder.start or self._codes:
             return False

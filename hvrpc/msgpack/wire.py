@@ -43,8 +43,9 @@ KEPT_BUFFER: Final = 1024 * 1024
 FIRST_BUFFER: Final = 4 * 1024
 """What a codec sets aside for a connection that may never say much; it grows with use."""
 
-ONLY: Final = 8 * 1024
-"""Bytes of a message that is looked at whole, before the codec that can wait for the rest."""
+ONLY: Final = 1024
+"""Bytes that are looked at as one message, before the codec that can wait for the rest: more are many messages
+as a rule, and finding that out takes as long as decoding ten."""
 TIMESTAMP: Final = 0xFF
 """The type of msgpack's timestamps: what has no such byte has none. A number, because looking for bytes in
 bytes takes as long as decoding them does."""

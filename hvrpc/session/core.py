@@ -139,7 +139,7 @@ class Core(ABC):
         """
         return False
 
-    def only_one(self, data: bytes, work: deque[Any]) -> bool:
+    def only_one(self, data: bytes | bytearray, work: deque[Any]) -> bool:
         """Whether received bytes are one small message of the usual kinds and nothing else. Then it is
         digested.
 

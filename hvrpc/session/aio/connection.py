@@ -154,17 +154,22 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
+        core = self.core
+        todo = self._todo
         if self._heartbeat is not None:
             self._heartbeat._heard = True
         if self._filling:
-            self.core.filled(nbytes)
+            core.filled(nbytes)
             self._digest(None)
-        else:
-            data = self._view[:nbytes]
-            if nbytes > ONE or self._todo or not self.core.only_one(bytes(data), self._todo):
-                self._digest(data)
-            elif self._todo or self.core.outgoing:
+        elif nbytes > ONE or todo or not core.only_one(self._buffer[:nbytes], todo):
+            self._digest(self._view[:nbytes])
+        elif todo:
+            work = core.serve_simple(todo, _LANE, None)
+            if work is not None:
+                todo.append(work)
                 self._digest(None)
+            elif core.outgoing:
+                self._flush()
 
     def eof_received(self) -> bool:
         self.end(None)
@@ -303,6 +308,8 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
                 transport.write(b"".join(joinable(item, queue)))
             else:
                 transport.write(item)
+                if not core.unsent:
+                    return
 
     async def room(self) -> None:
         """Wait until the other side takes what was sent to it."""
