@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
@@ -40,7 +40,14 @@ from ..service_config import ServiceConfig
 from ..status import StatusError
 from ..wire import Ending, request_fields
 from . import interceptors as intercepting
-from .calls import Call, StreamStreamCall, StreamUnaryCall, UnaryStreamCall, UnaryUnaryCall
+from .calls import (
+    Call,
+    StreamStreamCall,
+    StreamUnaryCall,
+    UnaryStreamCall,
+    UnaryUnaryCall,
+    call_later,
+)
 from .deadlines import Deadlines
 from .rpc import Rpc, StreamRpc, UnaryRpc, as_bytes
 
@@ -89,7 +96,7 @@ class Channel(aio.Channel):
         """Whether calls were made since somebody last looked."""
         self._interceptors = intercepting.sorted_by_kind(interceptors)
         self._state = State.IDLE
-        self._watchers: list[asyncio.Future[None]] = []
+        self._watchers: set[asyncio.Future[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[Connection[ClientCore]] | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -110,13 +117,12 @@ class Channel(aio.Channel):
     def _make_core(self, stream: Stream) -> ClientCore:
         # The loop holds the connection, and with it the core, which therefore does not hold this.
         channel: weakref.ref[Channel] = weakref.ref(self)
-        self._loop = loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         core = ClientCore(
             settings_for(self.options.most_metadata),
             address=self.address,
             pings_anyway=self.options.keepalive_time is not None,
-            on_ready=lambda core: _ready(channel, core),
-            on_end=lambda core: _tell(channel, State.IDLE, core),
+            on_end=lambda core: _idle(channel, core),
             on_goaway=lambda core: loop.call_soon(_draining, channel, core),
         )
         core.peer = stream.peer
@@ -129,7 +135,7 @@ class Channel(aio.Channel):
 
         Calls that come while it is being opened share the attempt, and its failure.
         """
-        pause = self.options.first_backoff or FIRST_WAIT
+        pauses = self._pauses()
         while True:
             self._check_open()
             connection = self.session.ready()
@@ -140,17 +146,41 @@ class Channel(aio.Channel):
             except OpenFailed:
                 if not wait_for_ready:
                     raise
-            await asyncio.sleep(pause)
+            await asyncio.sleep(next(pauses))
+
+    def _pauses(self) -> Iterator[float]:
+        """Seconds between attempts to connect."""
+        pause = self.options.first_backoff or FIRST_WAIT
+        while True:
+            yield pause
             pause = min(pause * GROWTH, self.options.most_backoff or LONGEST_WAIT)
 
     def _open(self) -> asyncio.Task[Connection[ClientCore]]:
         opening = self._opening
         if opening is None or opening.done():
+            loop = asyncio.get_running_loop()
+            self.check_loop(loop)
             self._changed(State.CONNECTING)
-            opening = asyncio.get_running_loop().create_task(self.session.connection(None))
+            opening = loop.create_task(self._connect())
             opening.add_done_callback(_look_at)
             self._opening = opening
         return opening
+
+    async def _connect(self) -> Connection[ClientCore]:
+        connection = await self.session.connection(None)
+        channel: weakref.ref[Channel] = weakref.ref(self)
+        core = connection.core
+        # It may have ended, or be about to, just after it had begun: nobody was told, then.
+        if connection.ended:
+            self._changed(State.IDLE)
+        elif core.draining:
+            _draining(channel, core)
+        else:
+            self._changed(State.READY)
+            idle = self.options.idle_timeout
+            if idle is not None:
+                asyncio.get_running_loop().call_later(idle, _close_idle, channel, core, idle)
+        return connection
 
     def _check_open(self) -> None:
         if self.closed:
@@ -162,8 +192,7 @@ class Channel(aio.Channel):
         if state is self._state or self._state is State.SHUTDOWN:
             return
         self._state = state
-        watchers, self._watchers = self._watchers, []
-        for watcher in watchers:
+        for watcher in self._watchers:
             if not watcher.done():
                 watcher.set_result(None)
 
@@ -172,24 +201,34 @@ class Channel(aio.Channel):
         if try_to_connect and not self.closed and self.session.ready() is None:
             connecting = self._connecting
             if connecting is None or connecting.done():
-                self._connecting = asyncio.get_running_loop().create_task(self._keep_connecting())
+                loop = asyncio.get_running_loop()
+                self.check_loop(loop)
+                self._connecting = loop.create_task(self._keep_connecting())
         return self._state
 
     async def _keep_connecting(self) -> None:
         """Until there is a connection, or the channel is closed."""
-        try:
-            await self.connected(wait_for_ready=True)
-        except HvrpcError:
-            pass
+        pauses = self._pauses()
+        while not self.closed:
+            try:
+                await self.connected(wait_for_ready=True)
+                return
+            except HvrpcError:  # one that calls do not wait for: the other side refuses, say
+                await asyncio.sleep(next(pauses))
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         """Wait until the state is another than this."""
         while self._state is last_observed_state:
             if self.closed:
                 raise aio.UsageError("Channel is closed.")
-            watcher: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._watchers.append(watcher)
-            await watcher
+            loop = asyncio.get_running_loop()
+            self.check_loop(loop)
+            watcher: asyncio.Future[None] = loop.create_future()
+            self._watchers.add(watcher)
+            try:
+                await watcher
+            finally:
+                self._watchers.discard(watcher)
 
     async def channel_ready(self) -> None:
         """Wait until there is a connection, however long that takes."""
@@ -201,16 +240,26 @@ class Channel(aio.Channel):
     # --- The end -------------------------------------------------------------------------------
 
     async def close(self, grace: float | None = None) -> None:
-        """Let calls go on for `grace` seconds, end those that are left as cancelled, and close."""
-        if self.closed:
+        """Let calls go on for `grace` seconds, end those that are left as cancelled, and close.
+
+        Called again meanwhile, with less grace say, it ends sooner.
+        """
+        if self._state is State.SHUTDOWN:
             return
+        if self._loop is not None and self._loop.is_closed():  # and all that was on it
+            self.closed = True
+            self._changed(State.SHUTDOWN)
+            return
+        self.check_loop(asyncio.get_running_loop())
         self.closed = True
         calls = self._calls()
         if grace and calls:
             waits = [asyncio.ensure_future(call.until_over()) for call in calls]
-            _, pending = await asyncio.wait(waits, timeout=grace)
-            for wait in pending:
-                wait.cancel()
+            try:
+                await asyncio.wait(waits, timeout=grace)
+            finally:
+                for wait in waits:
+                    wait.cancel()
         beginning = [call.task for call in self.waiting if call.task is not None]
         for call in self._calls():
             call.cancel(CANCELLED)
@@ -247,8 +296,8 @@ class Channel(aio.Channel):
             current, loop = self.session.current, self._loop
         except AttributeError:  # half made
             return
-        if not self.closed and current is not None and loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(current.end, None)
+        if self._state is not State.SHUTDOWN and current is not None and loop is not None:
+            call_later(loop, current.end, None)
 
     def __repr__(self) -> str:
         return f"<gRPC channel to {self.address}, {'closed' if self.closed else 'open'}>"
@@ -299,10 +348,22 @@ class Channel(aio.Channel):
         """What opens the calls of a method."""
         return request_fields(path, self._authority, self._user_agent, compression)
 
-    def check_usable(self) -> None:
-        """Raise unless calls can be made."""
+    def check_usable(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Raise unless calls can be made on this loop."""
         if self.closed:
             raise aio.UsageError("Channel is closed.")
+        if loop is not self._loop:
+            self.check_loop(loop)
+
+    def check_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Raise unless this is the channel's own loop, which the first one becomes."""
+        if self._loop is None:
+            self._loop = loop
+        elif loop is not self._loop:
+            raise RuntimeError(
+                f"the channel to {self.address} belongs to another event loop:"
+                " make one for each, on which it is closed as well"
+            )
 
 
 def _read_config(options: ChannelOptions, address: str) -> tuple[ServiceConfig, Ending | None]:
@@ -314,22 +375,13 @@ def _read_config(options: ChannelOptions, address: str) -> tuple[ServiceConfig, 
         return ServiceConfig(), Ending(error.code, details)
 
 
-def _ready(channel: weakref.ref[Channel], core: ClientCore) -> None:
-    """There is a connection."""
-    _tell(channel, State.READY)
-    alive = channel()
-    if alive is not None and alive.options.idle_timeout is not None:
-        idle = alive.options.idle_timeout
-        asyncio.get_running_loop().call_later(idle, _close_idle, channel, core, idle)
-
-
 def _draining(channel: weakref.ref[Channel], core: ClientCore) -> None:
     """The server takes no more calls on a connection: the next one is opened when it is needed."""
     alive = channel()
     if alive is not None:
         for connection in alive.session.connections():
             if connection.core is core:
-                _tell(channel, State.IDLE, core)
+                _idle(channel, core)
                 alive.session.retire(connection)
 
 
@@ -347,15 +399,12 @@ def _close_idle(channel: weakref.ref[Channel], core: ClientCore, idle: float) ->
     alive.session.let_go(current)
 
 
-def _tell(
-    channel: weakref.ref[Channel], state: grpc.ChannelConnectivity, core: ClientCore | None = None
-) -> None:
-    """Tell a channel, if it is still there, the state that a connection, if it is its own, is in."""
+def _idle(channel: weakref.ref[Channel], core: ClientCore) -> None:
+    """Tell a channel, if it is still there, that a connection, if it is its own, takes no more calls."""
     alive = channel()
-    if alive is not None:
-        current = alive.session.current
-        if core is None or (current is not None and current.core is core):
-            alive._changed(state)
+    current = None if alive is None else alive.session.current
+    if alive is not None and current is not None and current.core is core:
+        alive._changed(State.IDLE)
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:
@@ -507,8 +556,9 @@ class UnaryUnary(Method, aio.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
         compression: grpc.Compression | None,
     ) -> UnaryUnaryCall:
         """The call itself, past the interceptors."""
-        self.channel.check_usable()
-        rpc = UnaryRpc(self, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self.channel.check_usable(loop)
+        rpc = UnaryRpc(self, loop)
         call = UnaryUnaryCall(self, rpc)
         problem = self.settle(rpc, timeout, metadata, credentials, wait_for_ready, compression)
         self.start(call, rpc, request, problem)
@@ -547,8 +597,9 @@ class UnaryStream(Method, aio.UnaryStreamMultiCallable):  # type: ignore[type-ar
         compression: grpc.Compression | None,
     ) -> UnaryStreamCall:
         """The call itself, past the interceptors."""
-        self.channel.check_usable()
-        rpc = StreamRpc(self, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self.channel.check_usable(loop)
+        rpc = StreamRpc(self, loop)
         call = UnaryStreamCall(self, rpc)
         problem = self.settle(rpc, timeout, metadata, credentials, wait_for_ready, compression)
         self.start(call, rpc, request, problem)
@@ -588,8 +639,9 @@ class StreamUnary(Method, aio.StreamUnaryMultiCallable):  # type: ignore[type-ar
         compression: grpc.Compression | None,
     ) -> StreamUnaryCall:
         """The call itself, past the interceptors."""
-        self.channel.check_usable()
-        rpc = UnaryRpc(self, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self.channel.check_usable(loop)
+        rpc = UnaryRpc(self, loop)
         call = StreamUnaryCall(self, rpc)
         problem = self.settle(rpc, timeout, metadata, credentials, wait_for_ready, compression)
         call._begin(requests, problem)
@@ -629,8 +681,9 @@ class StreamStream(Method, aio.StreamStreamMultiCallable):  # type: ignore[type-
         compression: grpc.Compression | None,
     ) -> StreamStreamCall:
         """The call itself, past the interceptors."""
-        self.channel.check_usable()
-        rpc = StreamRpc(self, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self.channel.check_usable(loop)
+        rpc = StreamRpc(self, loop)
         call = StreamStreamCall(self, rpc)
         problem = self.settle(rpc, timeout, metadata, credentials, wait_for_ready, compression)
         call._begin(requests, problem)

@@ -65,7 +65,8 @@ class Intercepted:
         wait_for_ready: bool | None,
         compression: grpc.Compression | None,
     ) -> None:
-        method.channel.check_usable()
+        loop = asyncio.get_running_loop()
+        method.channel.check_usable(loop)
         self._method = method
         self._compression = compression
         self._last: Any = None
@@ -74,7 +75,7 @@ class Intercepted:
         path: Any = method.path.encode()  # bytes, although the types of grpc.aio say otherwise
         details = aio.ClientCallDetails(path, timeout, metadata, credentials, wait_for_ready)
         self._callbacks: list[Callable[[Any], None]] = []
-        self._task = asyncio.get_running_loop().create_task(
+        self._task = loop.create_task(
             _intercept(method, compression, tuple(method._interceptors), details, request)
         )
         self._task.add_done_callback(self._intercepted)

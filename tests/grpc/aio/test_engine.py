@@ -11,6 +11,7 @@ import threading
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import grpc
 import pytest
 from hyperframe import frame as wire
 
-from hvrpc import Outcome
+from hvrpc import AccessDenied, Outcome
 from hvrpc.grpc import aio
 from hvrpc.grpc.serving import ServerCall
 
@@ -27,6 +28,7 @@ from ...sockets.background import WAIT
 from ...sockets.places import short_folder
 from ..contract.raw import (
     GOOD,
+    PREFACE,
     REQUEST,
     RESPONSE,
     Fields,
@@ -86,6 +88,10 @@ async def raw_client(side: Side) -> AsyncIterator[RawClient]:
 def calls_of(server: Any) -> list[ServerCall]:
     """Those that a server carries out."""
     return [call for each in server._acceptor._connections for call in each.core.running()]
+
+
+async def echo(request: bytes, context: Any) -> bytes:
+    return request
 
 
 async def join(requests: Any, context: Any) -> bytes:
@@ -252,6 +258,132 @@ class TestOutcome:
         run(main)
 
 
+State = grpc.ChannelConnectivity
+
+
+async def hold(request: bytes, context: Any) -> bytes:
+    await asyncio.Event().wait()
+    return b""
+
+
+class TestChannel:
+    @pytest.mark.parametrize("how", ["the server hangs up", "the server goes away"])
+    def test_a_connection_that_ends_as_it_begins_is_not_ready(self, how: str) -> None:
+        hung_up = threading.Event()
+
+        def talk(raw: Raw) -> None:
+            raw._exactly(len(PREFACE))
+            last = wire.GoAwayFrame(0, last_stream_id=0)
+            away = () if how == "the server hangs up" else (last,)
+            raw.send(wire.SettingsFrame(0), wire.SettingsFrame(0, flags=["ACK"]), *away)
+            if not away:
+                raw.sock.shutdown(socket.SHUT_WR)
+            for _ in raw.frames():
+                pass
+            hung_up.set()
+
+        async def main() -> None:
+            async with channel_to(talk) as channel:
+                assert channel.get_state(try_to_connect=True) is State.IDLE
+                await channel.wait_for_state_change(State.IDLE)
+                await channel.wait_for_state_change(State.CONNECTING)
+                assert channel.get_state() is State.IDLE
+                assert await asyncio.to_thread(hung_up.wait, WAIT)
+
+        run(main)
+
+    def test_closing_it_again_ends_the_grace(self) -> None:
+        async def main() -> None:
+            async with serving(unary_unary=hold) as side:
+                channel = side.channel()
+                call = side.method("unary_unary", channel)(b"")
+                await channel.channel_ready()
+                closing = asyncio.create_task(channel.close(1000))
+                await asyncio.sleep(0)
+                await channel.close()
+                assert await call.code() is Code.CANCELLED
+                await closing
+
+        run(main)
+
+    def test_closing_it_may_be_given_up_and_done_later(self) -> None:
+        async def main() -> None:
+            async with serving(unary_unary=hold) as side:
+                channel = side.channel()
+                call = side.method("unary_unary", channel)(b"")
+                await channel.channel_ready()
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(channel.close(1000), 0.01)
+                await channel.close()
+                assert call.done()
+                assert not channel.session.connections()
+                assert channel.get_state() is State.SHUTDOWN
+
+        run(main)
+
+    def test_it_belongs_to_one_loop(self) -> None:
+        async def main() -> None:
+            async with serving(unary_unary=echo) as side:
+                channel = side.channel()
+                method = side.method("unary_unary", channel)
+                await method(b"")
+
+                async def elsewhere(use: Callable[[], Any]) -> None:
+                    with pytest.raises(RuntimeError, match="another event loop"):
+                        await use()
+
+                watch = partial(channel.wait_for_state_change, State.READY)
+                for use in (lambda: method(b""), watch, channel.close):
+                    await asyncio.to_thread(asyncio.run, elsewhere(use))
+                assert await method(b"still") == b"still"
+
+        run(main)
+
+    def test_it_can_be_closed_when_its_loop_is(self) -> None:
+        channel = aio.insecure_channel("unix:///nowhere")
+
+        async def fail() -> None:
+            with pytest.raises(aio.AioRpcError):
+                await channel.unary_unary(METHOD)(b"")
+
+        asyncio.run(fail())
+        asyncio.run(channel.close())
+        assert channel.get_state() is State.SHUTDOWN
+
+    def test_who_waits_for_it_waits_while_it_is_refused(self) -> None:
+        async def main() -> None:
+            async with serving(unary_unary=echo) as side:
+                channel = side.channel(options=[("grpc.initial_reconnect_backoff_ms", 1)])
+                connect = channel.session._connect
+                refused = 0
+
+                async def refuse(within: float) -> Any:
+                    nonlocal refused
+                    refused += 1
+                    if refused < 4:
+                        raise AccessDenied(side.address, peer="somebody", problem="is not allowed")
+                    return await connect(within)
+
+                channel.session._connect = refuse  # type: ignore[method-assign]
+                await channel.channel_ready()
+                assert refused == 4
+
+        run(main)
+
+    def test_who_gives_up_watching_it_is_forgotten(self) -> None:
+        async def main() -> None:
+            async with serving() as side:
+                channel = side.channel()
+                for _ in range(3):
+                    watching = asyncio.create_task(channel.wait_for_state_change(State.IDLE))
+                    await asyncio.sleep(0)
+                    watching.cancel()
+                    await asyncio.wait([watching])
+                assert not channel._watchers
+
+        run(main)
+
+
 class TestRequests:
     def test_an_iterator_that_was_cancelled_gives_the_call_up(self) -> None:
         async def requests() -> AsyncIterator[bytes]:
@@ -375,10 +507,6 @@ class Raising(aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         raise self.error
-
-
-async def echo(request: bytes, context: Any) -> bytes:
-    return request
 
 
 ODD = [
