@@ -383,7 +383,8 @@ class ServerCore(GrpcCore):
 
     @property
     def busy(self) -> bool:
-        return bool(self._running)
+        # An answer that its caller takes slowly is under way still.
+        return bool(self._running) or self.http.queued_bytes > 0
 
     def fail(self, error: HvrpcError | None) -> None:
         with self.lock:

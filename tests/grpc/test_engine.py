@@ -21,7 +21,18 @@ from hvrpc import Outcome
 
 from ..sockets.background import WAIT, Background, wait_until
 from ..sockets.places import short_folder
-from .contract.raw import GOOD, PREFACE, RESPONSE, Raw, RawServer, answering, message
+from .contract.raw import (
+    GOOD,
+    PREFACE,
+    REQUEST,
+    RESPONSE,
+    Raw,
+    RawClient,
+    RawServer,
+    answering,
+    changed,
+    message,
+)
 
 SERVICE = "/test.Service/"
 
@@ -68,6 +79,27 @@ def greet(raw: Raw, **settings: int) -> None:
     raw._exactly(len(PREFACE))
     values = {getattr(wire.SettingsFrame, name): value for name, value in settings.items()}
     raw.send(wire.SettingsFrame(0, settings=values), wire.SettingsFrame(0, flags=["ACK"]))
+
+
+LARGE = 200_000
+"""Bytes of an answer that does not fit the caller's window."""
+
+
+def read_slowly(raw: Raw) -> int:
+    """How many bytes of an answer come, of which more is asked for when something has come."""
+    got = 0
+    for frame in raw.frames():
+        if isinstance(frame, wire.DataFrame) and frame.data:
+            got += len(frame.data)
+            raw.send(
+                *(
+                    wire.WindowUpdateFrame(stream, window_increment=len(frame.data))
+                    for stream in (0, frame.stream_id)
+                )
+            )
+        if frame.stream_id and "END_STREAM" in frame.flags:
+            return got
+    raise AssertionError(f"the answer ends after {got} bytes")
 
 
 def leave(raw: Raw) -> None:
@@ -465,6 +497,23 @@ class TestHandlers:
                 assert list(stream) == []
             wait_until(lambda: server._occupancy._left == 1, "its place is free again")
             wait_until(lambda: not any(core.busy for core in server._cores), "it has ended")
+
+    def test_stopping_with_grace_lets_a_slow_caller_read_the_answer(self, path: Path) -> None:
+        answered = threading.Event()
+
+        def large(request: bytes, context: Any) -> bytes:
+            context.add_callback(answered.set)
+            return bytes(LARGE)
+
+        with serving(path, large=unary(large)) as server, RawClient(path) as raw:
+            raw.ask(changed(REQUEST, **{":path": f"{SERVICE}large"}), message(b""))
+            assert answered.wait(WAIT)
+            (core,) = server._cores
+            wait_until(lambda: not core.running(), "the handler has ended")
+            stopped = server.stop(WAIT)
+            assert read_slowly(raw) == LARGE + 5
+            raw.sock.close()
+            assert stopped.wait(WAIT)
 
     def test_a_pool_that_was_shut_down_costs_only_the_calls(self, path: Path) -> None:
         pool = futures.ThreadPoolExecutor(1, initializer=lambda: None)

@@ -38,7 +38,7 @@ from ..contract.raw import (
     changed,
     message,
 )
-from ..test_engine import greet
+from ..test_engine import LARGE, greet, read_slowly
 from .sides import SERVICE, Side, all_of, run, serving
 
 METHOD = f"/{SERVICE}/any"
@@ -674,6 +674,24 @@ class TestHandlers:
                 while (response := await call.read()) is not aio.EOF:
                     rest += len(response)
                 assert rest == 11_000_000
+
+        run(main)
+
+    def test_stopping_with_grace_lets_a_slow_caller_read_the_answer(self) -> None:
+        async def large(request: bytes, context: Any) -> bytes:
+            return bytes(LARGE)
+
+        async def main() -> None:
+            async with serving(unary_unary=large) as side, raw_client(side) as raw:
+                raw.ask(request_for("unary_unary"), message(b""))
+                await until(lambda: side.server._acceptor._connections)
+                (connection,) = side.server._acceptor._connections
+                await until(lambda: connection.core.count and not connection.core.running())
+                stopping = asyncio.create_task(side.server.stop(WAIT))
+                await asyncio.sleep(0)
+                assert await asyncio.to_thread(read_slowly, raw) == LARGE + 5
+                raw.sock.close()
+                await stopping
 
         run(main)
 
