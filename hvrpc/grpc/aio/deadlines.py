@@ -8,14 +8,16 @@ of what a timer of the loop costs each of them.
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import time
 from collections import deque
 from typing import Final, Protocol
 
 MOST_QUEUES: Final = 32
-"""Different timeouts that get a queue; calls with others have a timer each."""
+"""Different timeouts that get a queue; calls with others share a heap."""
 SLACK: Final = 64
-"""Calls that are over and still in a queue before it is cleaned up, at least."""
+"""Calls that are over and still in a queue, or the heap, before it is cleaned up, at least."""
 
 
 class Due(Protocol):
@@ -41,6 +43,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._queues: dict[float, _Queue] = {}
+        self._others: _Heap | None = None
 
     def add(self, call: Due, timeout: float, loop: asyncio.AbstractEventLoop) -> None:
         """Tell a call when its deadline has come, `timeout` seconds from now, unless it is over."""
@@ -49,10 +52,18 @@ class Deadlines:
             if len(self._queues) >= MOST_QUEUES:
                 self._drop_idle()
             if len(self._queues) >= MOST_QUEUES:
-                loop.call_later(timeout, _tell, call)
+                self._add_to_heap(call, loop)
                 return
             queue = self._queues[timeout] = _Queue(loop)
-        queue.add(call)
+        if queue.comes_last(call):
+            queue.add(call)
+        else:  # its request took a while to come
+            self._add_to_heap(call, loop)
+
+    def _add_to_heap(self, call: Due, loop: asyncio.AbstractEventLoop) -> None:
+        if self._others is None:
+            self._others = _Heap(loop)
+        self._others.add(call)
 
     def _drop_idle(self) -> None:
         for timeout in [timeout for timeout, queue in self._queues.items() if queue.is_idle]:
@@ -63,6 +74,8 @@ class Deadlines:
         for queue in self._queues.values():
             queue.close()
         self._queues.clear()
+        if self._others is not None:
+            self._others.close()
 
 
 class _Queue:
@@ -82,6 +95,11 @@ class _Queue:
         if self._calls and all(call.over for call in self._calls):
             self.close()
         return not self._calls
+
+    def comes_last(self, call: Due) -> bool:
+        """Whether it becomes due after all others here."""
+        calls = self._calls
+        return not calls or (call.deadline or 0.0) >= (calls[-1].deadline or 0.0)
 
     def add(self, call: Due) -> None:
         calls = self._calls
@@ -120,6 +138,49 @@ class _Queue:
             self._timer = None
 
 
-def _tell(call: Due) -> None:
-    if not call.over:
-        call.is_due()
+class _Heap:
+    """Calls with all kinds of timeouts, the next one to become due first."""
+
+    __slots__ = ("_calls", "_clean_at", "_loop", "_numbers", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._calls: list[tuple[float, int, Due]] = []
+        self._clean_at = SLACK
+        self._loop = loop
+        self._numbers = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, call: Due) -> None:
+        calls = self._calls
+        deadline = time.monotonic() if call.deadline is None else call.deadline
+        entry = (deadline, next(self._numbers), call)
+        heapq.heappush(calls, entry)
+        if len(calls) > self._clean_at:
+            # Or calls that are over, and hold messages, would be held until they had become due.
+            calls[:] = [each for each in calls if not each[2].over]
+            heapq.heapify(calls)
+            self._clean_at = max(SLACK, 2 * len(calls))
+        if self._timer is None or (calls and calls[0] is entry):
+            self._look_when_due()
+
+    def _look_when_due(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._calls:
+            left = self._calls[0][0] - time.monotonic()
+            self._timer = self._loop.call_later(max(left, 0.0), self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        calls = self._calls
+        while calls and (calls[0][2].over or calls[0][0] <= now):
+            call = heapq.heappop(calls)[2]
+            if not call.over:
+                call.is_due()
+        self._look_when_due()
+
+    def close(self) -> None:
+        self._calls.clear()
+        self._look_when_due()

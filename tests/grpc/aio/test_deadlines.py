@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 
 from hvrpc.grpc.aio.deadlines import MOST_QUEUES, SLACK, Deadlines
 
@@ -11,9 +12,9 @@ from .sides import run
 
 
 class Call:
-    def __init__(self, deadlines: Deadlines, timeout: float) -> None:
+    def __init__(self, deadlines: Deadlines, timeout: float, left: float | None = None) -> None:
         self.over = False
-        self.deadline: float | None = time.monotonic() + timeout
+        self.deadline: float | None = time.monotonic() + (timeout if left is None else left)
         self.late: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         deadlines.add(self, timeout, asyncio.get_running_loop())
 
@@ -73,13 +74,47 @@ def test_many_different_timeouts() -> None:
     run(main)
 
 
+def test_calls_with_timeouts_of_their_own_are_not_held_when_they_are_over() -> None:
+    async def main() -> None:
+        deadlines = Deadlines()
+        slow = [Call(deadlines, 1000 + number) for number in range(MOST_QUEUES)]
+        held: weakref.WeakSet[Call] = weakref.WeakSet()
+
+        def make(timeout: float) -> None:
+            call = Call(deadlines, timeout)
+            call.over = True
+            held.add(call)
+
+        for number in range(20 * SLACK):
+            make(2000 + number)
+        assert len(held) <= 2 * SLACK
+        last = Call(deadlines, 0.0001)
+        await last.late
+        assert not any(call.late.done() for call in slow)
+        deadlines.close()
+
+    run(main)
+
+
+def test_one_that_was_late_to_come_is_told_in_time() -> None:
+    async def main() -> None:
+        deadlines = Deadlines()
+        first = Call(deadlines, 1000)
+        second = Call(deadlines, 1000, left=0.001)
+        await second.late
+        assert not first.late.done()
+        deadlines.close()
+
+    run(main)
+
+
 def test_closing_forgets_all() -> None:
     async def main() -> None:
         deadlines = Deadlines()
-        call = Call(deadlines, 0.001)
+        calls = [Call(deadlines, 0.001 + number / 1e6) for number in range(2 * MOST_QUEUES)]
         deadlines.close()
         other = Call(deadlines, 0.005)
         await other.late
-        assert not call.late.done()
+        assert not any(call.late.done() for call in calls)
 
     run(main)
