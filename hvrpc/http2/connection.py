@@ -326,6 +326,8 @@ class Connection(SendingHalf):
         if at < end:
             self._partial = data[at:]
             self._is_unfinished = True
+        if (window.granted - window.received) * 2 <= window.target and window.is_due():
+            self._renew_connection()
         if self._pump_wanted:
             self._pump_wanted = False
             self.pump()

@@ -34,9 +34,9 @@ from .fields import Field, Fields
 from .frames import END_HEADERS, END_STREAM, HEADERS, MOST_STREAM_ID, pack_header
 from .headers import HeaderEncoder
 from .limits import Allowance, Limits
-from .settings import DEFAULT_FRAME_SIZE, DEFAULT_WINDOW, PeerSettings, Settings
+from .settings import DEFAULT_FRAME_SIZE, DEFAULT_WINDOW, MOST_WINDOW, PeerSettings, Settings
 from .streams import CLOSED, ENDING, NOTHING, OPEN, Pending, Stream
-from .windows import ReceiveWindow
+from .windows import ConnectionWindow
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -88,7 +88,9 @@ class SendingHalf:
         # The highest id that was used, by us (client) or by the peer (server).
         self._highest = -1 if client else 0
         self._new_stream_window = max(settings.stream_window, DEFAULT_WINDOW)
-        self._window = ReceiveWindow(DEFAULT_WINDOW)
+        # A client opens its streams itself; how many a server has to do with is its clients' affair.
+        lends = MOST_WINDOW if client else settings.most_unread
+        self._window = ConnectionWindow(DEFAULT_WINDOW, lends)
         # Streams that were reset, oldest first: how much DATA may still arrive that was sent before
         # our RST_STREAM got there, or RESET_BY_PEER.
         self._resets: dict[int, int] = {}

@@ -64,10 +64,14 @@ class Settings:
     stream_window: int = 1024 * 1024
     most_stream_window: int = 4 * 1024 * 1024
 
-    # The same for all streams of the connection together: the most it can make us hold. More than
-    # one stream's, or a single slow consumer would hold up all others.
+    # The same for all streams of the connection together.
     connection_window: int = 4 * 1024 * 1024
     most_connection_window: int = 16 * 1024 * 1024
+
+    # What lies unread in streams does not count for that, up to this: or a few slow consumers would
+    # hold up all others. So it is this and the connection's window that a client can make us hold
+    # (servers only: a client holds what the windows of its own streams allow).
+    most_unread: int = 64 * 1024 * 1024
 
     # Large frames save work per frame. DATA is handed on as it arrives, so that a large frame is
     # never held whole; what it does is to keep other streams waiting, at 1 GB/s for 0.25 ms.
@@ -85,6 +89,7 @@ class Settings:
             ("most_stream_window", self.stream_window, MOST_WINDOW),
             ("connection_window", DEFAULT_WINDOW, MOST_WINDOW),
             ("most_connection_window", self.connection_window, MOST_WINDOW),
+            ("most_unread", 0, MOST_WINDOW),
             ("max_frame_size", DEFAULT_FRAME_SIZE, MOST_FRAME_SIZE),
             ("max_header_list_size", 1024, 2**24),
         ):

@@ -42,3 +42,31 @@ class ReceiveWindow:
         increment = self.consumed + self.target - self.granted
         self.granted += increment
         return increment
+
+
+class ConnectionWindow(ReceiveWindow):
+    """The window that all streams of a connection share.
+
+    What lies unread in streams, up to `lends`, is granted anew as if it had been consumed: each stream has
+    a window of its own for that. Or a few streams that nobody reads would use up what all others need, and
+    whoever waits for another call before it reads on would wait for ever.
+    """
+
+    __slots__ = ("lends",)
+
+    def __init__(self, granted: int, lends: int) -> None:
+        super().__init__(granted)
+        self.lends = lends
+
+    def _lent(self) -> int:
+        return min(self.received - self.consumed, self.lends)
+
+    def is_due(self) -> bool:
+        return (self.granted - self.consumed - self._lent()) * 2 <= self.target
+
+    def renew(self, most_target: int) -> int:
+        lent = self._lent()
+        self.granted -= lent
+        increment = super().renew(most_target)
+        self.granted += lent
+        return increment

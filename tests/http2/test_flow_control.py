@@ -162,7 +162,7 @@ class Conversation(RuleBasedStateMachine):
             connection = side.connection
             window = connection._window
             assert 0 <= window.consumed <= window.received <= window.granted
-            assert window.granted - window.consumed <= window.target
+            assert window.granted - window.consumed <= window.target + window.lends
             assert connection._send_window >= 0
             streams = connection._streams.values()
             unread = sum(stream.received - stream.consumed for stream in streams)

@@ -316,14 +316,27 @@ def test_data_beyond_the_window_of_the_connection_ends_it() -> None:
     assert caught.value.code is ErrorCode.FLOW_CONTROL_ERROR
 
 
-def test_many_streams_of_a_slow_consumer_are_bounded_by_the_connection_window() -> None:
-    peer = Peer(settings=Settings(connection_window=100_000, stream_window=65_535))
-    for number in range(10):
+def test_many_streams_of_a_slow_consumer_are_bounded() -> None:
+    """By what may lie unread, and the window of the connection."""
+    settings = Settings(connection_window=100_000, stream_window=65_535, most_unread=200_000)
+    peer = Peer(settings=settings)
+    for number in range(30):
         events = peer.request(2 * number + 1, bytes(10_000))
         assert kinds(events) == [HEADERS_RECEIVED, DATA_RECEIVED]
     with pytest.raises(RemoteProtocolError) as caught:
-        peer.request(21, b"x")
+        peer.request(61, b"x")
     assert caught.value.code is ErrorCode.FLOW_CONTROL_ERROR
+
+
+def test_a_client_is_not_held_up_by_streams_that_it_does_not_read() -> None:
+    pair = Pair(client_settings=Settings(connection_window=100_000, stream_window=65_535))
+    for number in range(30):
+        stream_id = pair.client.send_request(REQUEST, b"")
+        pair.exchange()
+        pair.server.send_headers(stream_id, RESPONSE)
+        pair.server.send_data(stream_id, bytes(65_535))
+        pair.exchange()
+        assert not pair.server.queued_bytes, f"stream {number} waits"
 
 
 def test_honest_use_of_a_thousand_calls_and_cancellations_is_no_flood() -> None:

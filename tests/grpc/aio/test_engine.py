@@ -384,6 +384,53 @@ class TestChannel:
         run(main)
 
 
+class TestSlowness:
+    """Calls that nobody reads on either side leave room for others."""
+
+    def test_of_many_readers(self) -> None:
+        async def flood(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            while True:
+                yield bytes(100_000)
+
+        async def main() -> None:
+            async with serving(unary_stream=flood, unary_unary=echo) as side:
+                channel = side.channel()
+                method = side.method("unary_stream", channel)
+                calls = [method(b"") for _ in range(20)]
+                for call in calls:
+                    await call.read()
+                await until(lambda: all(each.room for each in calls_of(side.server)))
+                assert await side.method("unary_unary", channel)(b"x") == b"x"
+                for call in calls:
+                    call.cancel()
+
+        run(main)
+
+    def test_of_many_writers(self) -> None:
+        async def ignore(requests: Any, context: Any) -> bytes:
+            await asyncio.Event().wait()
+            return b""
+
+        async def write(call: Any) -> None:
+            while True:
+                await call.write(bytes(100_000))
+
+        async def main() -> None:
+            async with serving(stream_unary=ignore, unary_unary=echo) as side:
+                channel = side.channel()
+                method = side.method("stream_unary", channel)
+                calls = [method() for _ in range(20)]
+                writing = [asyncio.create_task(write(call)) for call in calls]
+                await until(lambda: all(call._rpc.room for call in calls))
+                assert await side.method("unary_unary", channel)(b"x") == b"x"
+                for call in calls:
+                    call.cancel()
+                await asyncio.wait(writing)
+                assert all(task.cancelled() for task in writing)
+
+        run(main)
+
+
 class TestRequests:
     def test_an_iterator_that_was_cancelled_gives_the_call_up(self) -> None:
         async def requests() -> AsyncIterator[bytes]:

@@ -20,6 +20,8 @@ MiB = 1024 * KiB
 ENOUGH = 64 * MiB
 """More than any windows, buffers and kernels on the way hold."""
 BIG = bytes(64 * KiB)
+SEVERAL = 6
+"""Calls at a time that nobody reads, while there are threads left for others."""
 STILL = 0.3
 """Seconds without a further message that count as standing still."""
 
@@ -100,6 +102,46 @@ class TestSlowReaders:
         for size in (1, 100 * KiB, MiB):
             assert len(echo(bytes(size), timeout=WAIT)) == size
         stuck.cancel()
+
+    @pytest.mark.parametrize("kind", [SERVER_STREAM, CLIENT_STREAM])
+    def test_others_are_not_held_up_by_several_either(self, bench: Bench, kind: str) -> None:
+        read = threading.Event()
+        sent = [Counter() for _ in range(SEVERAL)]
+
+        def endless(number: int) -> Iterator[bytes]:
+            for _ in range(ENOUGH // len(BIG)):
+                sent[number].up()
+                yield BIG
+
+        def ignore(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            assert read.wait(WAIT)
+            yield b""
+
+        def respond(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+            return endless(int(next(requests)))
+
+        stuck = respond if kind == SERVER_STREAM else ignore
+        bench.serve(
+            {METHOD: kinds.handler_of(kind, stuck), "Echo": kinds.handler_of(UNARY, kinds.echo)}
+        )
+        channel = bench.channel()
+        method = bench.method(kind, channel=channel)
+        calls = [
+            method(b"%d" % number)
+            if kind == SERVER_STREAM
+            else kinds.begin(kind, method, endless(number))
+            for number in range(SEVERAL)
+        ]
+        for each in sent:
+            each.wait_until_still()
+        echo = bench.method(name="Echo", channel=channel)
+        try:
+            for size in (1, MiB):
+                assert len(echo(bytes(size), timeout=WAIT)) == size
+        finally:
+            read.set()
+            for call in calls:
+                call.cancel()
 
     def test_a_cancelled_stream_gives_its_room_back(self, bench: Bench) -> None:
         """The connection's window is shared: unread data of dead calls must not use it up."""
