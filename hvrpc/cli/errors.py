@@ -112,8 +112,37 @@ def code_of(error: BaseException) -> ExitCode:
     return next((code for kind, code in CODES if isinstance(error, kind)), ExitCode.FAILED)
 
 
+OPTIONS: Final = (
+    # What errors call by the names that programs use, and what it is called here. The first that fits.
+    ("Tls(certificate=…, key=…, ca=…)", "--tls-cert, --tls-key and --tls-ca"),
+    ("Tls(certificate=…, key=…)", "--tls-cert and --tls-key"),
+    ("Tls(names=…)", "--tls-name"),
+    ("certificate= and key=", "--tls-cert and --tls-key"),
+    ("certificate=", "--tls-cert"),
+    ("expect_peer=", "--expect-peer"),
+    (" key=", " --tls-key"),
+    (" ca=", " --tls-ca"),
+    ("tls=", "the --tls options"),
+    ("timeout=", "--timeout"),
+)
+
+
+def in_options(text: str) -> str:
+    """What an error says, for somebody who types commands."""
+    for argument, option in OPTIONS:
+        text = text.replace(argument, option)
+    return text
+
+
 def problem_of(error: BaseException) -> Problem | None:
     """The error in three parts; None for one that hvrpc does not raise on purpose."""
+    problem = _problem_of(error)
+    if problem is None or not isinstance(error, errors.HvrpcError):
+        return problem
+    return replace(problem, why=in_options(problem.why), do=in_options(problem.do))
+
+
+def _problem_of(error: BaseException) -> Problem | None:
     code = code_of(error)
     if isinstance(error, Failure):
         return error.problem

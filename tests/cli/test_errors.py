@@ -101,6 +101,31 @@ def test_errors_in_three_parts(error: Exception, problem: Problem) -> None:
     assert problem_of(error) == problem
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "pass tls= on both sides, or on neither",
+            "pass the --tls options on both sides, or on neither",
+        ),
+        ("pass Tls(certificate=…, key=…, ca=…)", "pass --tls-cert, --tls-key and --tls-ca"),
+        ("say whom to expect: Tls(names=…)", "say whom to expect: --tls-name"),
+        ("the CA that the other side has as ca=", "the CA that the other side has as --tls-ca"),
+        (
+            "call the one that is meant, or correct expect_peer=",
+            "call the one that is meant, or correct --expect-peer",
+        ),
+        ("start it", "start it"),
+    ],
+)
+def test_arguments_of_programs_are_told_as_options(said: str, told: str) -> None:
+    address = "hvsock://web/5000"
+    refused = library.ConnectRefused(address, operation="connect", cause="no", remedy=said)
+    problem = problem_of(library.OpenFailed(address, [library.Attempt(1, 0.0, refused)]))
+    assert problem is not None
+    assert problem.do == told
+
+
 def test_every_error_of_hvrpc_is_readable() -> None:
     """A class that is added to the tree does not pass for a bug of hvrpc."""
     for name in library.__all__:
