@@ -675,7 +675,10 @@ class MsgpackCore(Core):
 
     def _explained(self, value: Any, path: str, error: Exception) -> Exception:
         """Which part of a value cannot be packed, if that is what went wrong."""
-        return explain(value, path, self._encoder.default) or error
+        try:
+            return explain(value, path, self._encoder.default) or error
+        except Exception:  # it asks the value's own code, which may have been what raised
+            return error
 
     def notify(self, method: str, params: Any) -> None:
         """Queue a notification."""
@@ -753,12 +756,12 @@ class MsgpackCore(Core):
             except BaseException as error:
                 self._raised(number, method, error)
             else:
-                if type(value) in BYTES and len(value) >= LARGE:
-                    self._finish(number, method, value)
-                    break
                 try:
+                    if type(value) in BYTES and len(value) >= LARGE:
+                        self._finish(number, method, value)
+                        break
                     data = pack((RESPONSE, number, None, value))
-                except UNPACKABLE:
+                except Exception:  # a value may have code of its own, and that may raise anything
                     pack = encoder.new_packer()
                     if is_async_result(value):
                         self._await_in_loop(method, number, value)

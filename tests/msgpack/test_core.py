@@ -667,6 +667,39 @@ class TestManyInOnePiece:
         assert right == [1, 5, None, "x"]
         assert not core.active
 
+    @pytest.mark.parametrize("by_name", [False, True])
+    def test_a_value_may_raise_anything_while_it_is_packed(self, by_name: bool) -> None:
+        class Changing(dict[str, int]):
+            def items(self) -> Any:
+                raise RuntimeError("dictionary changed size during iteration")
+
+        class Odd:
+            def changing(self) -> Any:
+                return Changing(a=1)
+
+            def released(self) -> memoryview:
+                with memoryview(b"abc") as view:
+                    return view
+
+            def with_gaps(self) -> memoryview:
+                return memoryview(b"abcdef")[::2]
+
+        core = make(Odd(), ours=True)
+        names = ("changing", "released", "with_gaps")
+        receive(
+            core,
+            *(
+                [0, number, "$/call", [name, [], {}, {}]] if by_name else [0, number, name, []]
+                for number, name in enumerate(names, 3)
+            ),
+        )
+        errors = [each[2]["message"] for each in sent(core)]
+        assert [error.split(":")[0] for error in errors] == ["the result cannot be sent"] * 3
+        assert not core.active
+        with pytest.raises(RuntimeError, match="changed size"):
+            asked(core, "m", Changing(a=1))
+        assert not core.pending
+
     @pytest.mark.parametrize("shape", [{1: 0, 7: 0, None: 0, 4: 0}, "abcd", b"\x01\x07ab"])
     def test_what_merely_has_four_parts_is_no_message(self, shape: Any) -> None:
         core = make()
