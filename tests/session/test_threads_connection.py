@@ -18,6 +18,8 @@ import pytest
 
 import hvrpc.msgpack
 from hvrpc import ConnectionLost, Outcome
+from hvrpc.msgpack.limits import DEFAULT
+from hvrpc.session import threads
 from hvrpc.session.core import Call
 from hvrpc.session.state import Event, Heartbeat, State
 from hvrpc.session.threads import Connection
@@ -186,6 +188,17 @@ def test_batch_larger_than_all_buffers(server: hvrpc.msgpack.Server) -> None:
             pending = [batch.call("echo", "x" * 100) for _ in range(50_000)]
         assert {each.result() for each in pending} == {"x" * 100}
         assert client.connections == 1
+
+
+def test_more_quick_calls_than_may_be_under_way_do_not_wait_for_a_clock(
+    server: hvrpc.msgpack.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run on the thread that reads, and it knows that they have ended."""
+    monkeypatch.setattr(threads.connection, "THROTTLED", WAIT)
+    with hvrpc.msgpack.connect(server.addresses[0], timeout=WAIT) as client:
+        with client.batch() as batch:
+            pending = [batch.call("echo", n) for n in range(5 * DEFAULT.in_flight)]
+        assert [each.result(WAIT / 4) for each in pending] == list(range(len(pending)))
 
 
 def test_batch_whose_results_nobody_fetches_does_not_delay_the_end(

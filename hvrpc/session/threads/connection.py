@@ -661,10 +661,10 @@ class Connection(Generic[CoreT]):
                             return
                     elif self._return_to_lead(me):
                         leading = True
-                        core.throttled = False
                     else:
                         return
                     self.serving = 0
+                    core.throttled = False  # digest() will say so if it still is
                     if queue:
                         self.push()
                     if self._blocked and self._overfull():
