@@ -262,13 +262,17 @@ class MsgpackCore(Core):
         if decoder.ready is not None:
             self._digest_one(decoder.take_ready(), work)
             self.target = None
-            return
+            if decoder.fed == decoder.start:
+                return
+            # It had to wait, and more came for a call that was made meanwhile.
+            room = self._in_flight - len(active)
         fed = decoder.fed
         at = decoder.start
         try:
             for message, at in decoder.messages:
                 if type(message) is not list or len(message) != 4:
                     self._digest_one(message, work)
+                    room = self._in_flight - len(active)
                 else:
                     kind, number, name, params = message
                     try:
@@ -293,6 +297,7 @@ class MsgpackCore(Core):
                             or room <= 0
                         ):
                             self._digest_one(message, work)
+                            room = self._in_flight - len(active)
                         else:
                             room -= 1
                             active[number] = None

@@ -183,7 +183,7 @@ class Decoder:
         """The message that has come with a large value."""
         ready, self.ready = self.ready, None
         assert ready is not None
-        self.has_more = False
+        self.has_more = self.fed != self.start
         return ready
 
     def next(self) -> Any | None:

@@ -195,6 +195,39 @@ class TestRequestsOfThePeer:
         assert core.take(pack([0, 2, "add", [1, 2]])) is None
         assert core.throttled
 
+    def test_calls_with_options_in_one_piece_wait_too(self) -> None:
+        core = make(Tools(), ours=True, limits=Limits(in_flight=3))
+        calls = (pack([0, n, "$/call", ["add", [n, 0], {}, {}]]) for n in range(3, 20))
+        work: deque[Any] = deque()
+        core.digest(b"".join(calls), work)
+        assert core.throttled
+        assert len(work) == 3
+        while work:
+            core.serve(work.popleft())
+            core.digest(None, work)
+        assert sent(core) == [[1, n, None, n] for n in range(3, 20)]
+
+    def test_what_comes_behind_a_large_value_that_has_to_wait_is_not_forgotten(self) -> None:
+        core = make(Tools(), limits=Limits(in_flight=1))
+        work: deque[Any] = deque()
+        core.digest(pack([0, 1, "later", []]), work)
+        given_up = asked(core)
+        large = pack([0, 2, "note", [bytes(100_000)]])
+        core.digest(large[:10_000], work)  # an answer may follow it
+        core.forget(given_up)
+        assert core.target is not None
+        rest = large[10_000:]
+        core.target[: len(rest)] = rest
+        core.filled(len(rest))
+        core.digest(None, work)
+        assert core.throttled
+        call = asked(core)
+        core.digest(pack([1, call.key, None, "answer"], [0, 3, "add", [1, 2]]), work)
+        assert call.value == "answer"
+        assert [each[1] for each in work] == [1, 2]
+        core.serve(work.pop())
+        assert not core.active.get(2)
+
     def test_beyond_twice_the_limit_requests_are_refused(self) -> None:
         core = make(Tools(), ours=True, limits=Limits(in_flight=2))
         asked(core)
