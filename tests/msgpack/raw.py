@@ -23,6 +23,13 @@ def pack(*messages: Any) -> bytes:
     return b"".join([packer.pack(message) for message in messages])
 
 
+def unpacked(data: bytes) -> list[Any]:
+    """The messages of one piece."""
+    unpacker = msgpack.Unpacker(strict_map_key=False, timestamp=3)
+    unpacker.feed(data)
+    return list(unpacker)
+
+
 class RawPeer:
     """One end of a connection, without any protocol."""
 

@@ -8,18 +8,23 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self, cast
 
 import pytest
 
 import hvrpc.msgpack
-from hvrpc import Address, DeadlineExceeded, OpenFailed, Outcome
-from hvrpc.msgpack import aio
+from hvrpc import Address, ConnectionLost, DeadlineExceeded, OpenFailed, Outcome
+from hvrpc.msgpack import Service, aio
+from hvrpc.msgpack.core import MsgpackCore
+from hvrpc.session.aio import Connection
+from hvrpc.session.aio.connection import MAX_QUEUED
+from hvrpc.sockets import Stream
 
 from ..sockets.background import WAIT
 from ..sockets.places import short_folder
 from .contract import AsyncTools, Tools
-from .raw import RawPeer, refuse_hello, serving
+from .raw import RawPeer, pack, refuse_hello, serving, unpacked
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -207,6 +212,75 @@ class TestStreams:
         async def main() -> None:
             async with pair(total, service=Tools()) as client:
                 assert await client.call("total", 200) == 2 * sum(range(200))
+
+        run(main)
+
+
+class Line(asyncio.Transport):
+    """What a connection does to its transport."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[Any] = []
+        self.reading = True
+
+    def write(self, data: Any) -> None:
+        self.written += unpacked(bytes(data))
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def abort(self) -> None:
+        pass
+
+    @classmethod
+    def of(cls, offered: Any) -> tuple[Self, Connection[MsgpackCore]]:
+        """One whose connection serves this."""
+        core = MsgpackCore(Service.of(offered), says_hello=False)
+        connection = Connection(cast(Stream, SimpleNamespace(peer="a stranger")), core)
+        line = cls()
+        connection.connection_made(line)
+        return line, connection
+
+
+def arrive(connection: Connection[MsgpackCore], *messages: Any) -> None:
+    """Have messages come in one piece."""
+    data = pack(*messages)
+    connection.get_buffer(-1)[: len(data)] = data
+    connection.buffer_updated(len(data))
+
+
+class TestOneSmallMessageAtATime:
+    """They take a short way, which has to do all that the long one does."""
+
+    def test_who_leaves_says_so_at_once(self) -> None:
+        async def main() -> None:
+            line, connection = Line.of([Tools().add])
+            connection.core.goodbye()
+            arrive(connection, [0, 1, "add", [1, 2]])
+            ((_, number, error, _),) = line.written
+            assert number == 1
+            assert "shutting down" in error
+
+        run(main)
+
+    def test_answers_that_nobody_reads_are_bounded(self) -> None:
+        async def main() -> None:
+            made = 0
+
+            def large() -> str:
+                nonlocal made
+                made += 1
+                return "x" * 30_000
+
+            line, connection = Line.of([large])
+            connection.pause_writing()
+            for number in range(1000):
+                if line.reading:
+                    arrive(connection, [0, number, "large", []])
+            assert not line.reading
+            assert made * 30_000 < MAX_QUEUED + 60_000
+            connection.end(ConnectionLost("the test is over"))
 
         run(main)
 

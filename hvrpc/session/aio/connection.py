@@ -163,13 +163,17 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             self._digest(None)
         elif nbytes > ONE or todo or not core.only_one(self._buffer[:nbytes], todo):
             self._digest(self._view[:nbytes])
-        elif todo:
-            work = core.serve_simple(todo, _LANE, None)
-            if work is not None:
-                todo.append(work)
-                self._digest(None)
-            elif core.outgoing:
+        else:
+            if todo:
+                work = core.serve_simple(todo, _LANE, None)
+                if work is not None:
+                    todo.append(work)
+                    self._digest(None)
+                    return
+            if core.outgoing:
                 self._flush()
+                if self.crowded and self._overfull():
+                    self._stop_reading()
 
     def eof_received(self) -> bool:
         self.end(None)
