@@ -29,7 +29,6 @@ from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Mapping,
     Sequence,
@@ -167,8 +166,7 @@ class MsgpackCore(Core):
         """Called when something was queued by user code, outside of `take` and `serve`."""
         self.on_queued_in_loop: Callable[[], Awaitable[object] | None] = _nothing
         """The same in an event loop, which must not be kept: what has to be awaited for room."""
-        self.run_coroutine: Callable[[Coroutine[Any, Any, Any]], Any] = _no_loop
-        """How a driver without a loop runs a coroutine: returns a concurrent future."""
+        self.run_coroutine = _no_loop
         self._tracebacks = tracebacks
         self._descriptions = descriptions
         self._encoder = Encoder(extensions.default)
@@ -895,7 +893,7 @@ class MsgpackCore(Core):
         self._spawn(method, number, self._await(method, number, value, seconds), value)
 
     def _spawn(self, method: Method, number: int | None, coroutine: Any, inner: Any) -> None:
-        """Run a coroutine in the loop of a driver that has none of its own."""
+        """Run a coroutine that the driver did not expect, or has no loop for."""
 
         async def to_the_end() -> None:
             try:
@@ -903,14 +901,17 @@ class MsgpackCore(Core):
             finally:
                 await self._sent()
 
+        whole = to_the_end()
+        running = _Spawned()
+        # First, for it may be over before we hear of it, and its number be another call's.
+        self._can_be_cancelled(number, running)
         try:
-            future = self.run_coroutine(to_the_end())
-        except RuntimeError as error:  # the loop is closed already
+            running.runs_as(self.run_coroutine(whole))
+        except Exception as error:  # the loop is closed already, or there is no thread for one
+            whole.close()
             coroutine.close()
             _close(inner)
             self._raised(number, method, error)
-            return
-        self._can_be_cancelled(number, future)
 
     async def _sent(self) -> None:
         """Have what a coroutine queued sent, and wait if the other side takes no more."""
@@ -928,6 +929,8 @@ class MsgpackCore(Core):
                 known.on_cancel(task.cancel)
             else:
                 self.active[number] = task
+                if isinstance(known, Early) and known.cancelled:
+                    task.cancel()
 
     # --- Streams ---------------------------------------------------------------------------------
 
@@ -1222,6 +1225,26 @@ class _Begun:
 
     def cancel(self) -> None:
         self._task.get_loop().call_soon(self._task.cancel)
+
+
+class _Spawned:
+    """A coroutine that is about to run. It can be cancelled before it is known as what it runs."""
+
+    __slots__ = ("_cancelled", "_running")
+
+    def __init__(self) -> None:
+        self._cancelled = False
+        self._running: Any = None
+
+    def runs_as(self, running: Any) -> None:
+        self._running = _Begun(running) if isinstance(running, asyncio.Task) else running
+        if self._cancelled:
+            self._running.cancel()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._running is not None:
+            self._running.cancel()
 
 
 def _code_of(error: RemoteError) -> int | str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from ..errors import HvrpcError, ProtocolError
@@ -146,6 +146,10 @@ class Core(ABC):
         The same for those who do not wait for a certain call. False: nothing was done, digest them.
         """
         return False
+
+    run_coroutine: Callable[[Coroutine[Any, Any, Any]], Any]
+    """How a coroutine is run that a plain function of the user's has returned: gives what can cancel it.
+    A driver on a loop sets it."""
 
     has_more: bool = False
     """Whether there are bytes that `digest` has not come to yet."""

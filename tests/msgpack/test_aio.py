@@ -15,7 +15,7 @@ import pytest
 
 import hvrpc.msgpack
 from hvrpc import Address, ConnectionLost, DeadlineExceeded, OpenFailed, Outcome
-from hvrpc.msgpack import Service, aio
+from hvrpc.msgpack import Limits, Service, aio
 from hvrpc.msgpack.core import MsgpackCore
 from hvrpc.session.aio import Connection
 from hvrpc.session.aio.connection import MAX_QUEUED
@@ -286,6 +286,24 @@ class TestOneSmallMessageAtATime:
 
 
 class TestServing:
+    def test_coroutines_of_plain_functions_make_room_for_others(self) -> None:
+        async def later() -> int:
+            await asyncio.sleep(0)
+            return 1
+
+        def plain() -> Any:
+            return later()
+
+        async def main() -> None:
+            with short_folder() as folder:
+                async with aio.Server([plain], limits=Limits(in_flight=3)) as server:
+                    url = server.listen(f"unix://{folder}/aio.sock")
+                    async with aio.connect(url, timeout=WAIT / 4) as client:
+                        calls = (client.call("plain") for _ in range(20))
+                        assert await asyncio.gather(*calls) == [1] * 20
+
+        run(main)
+
     def test_until_cancelled(self) -> None:
         async def main() -> None:
             ready: asyncio.Future[Address] = asyncio.get_running_loop().create_future()

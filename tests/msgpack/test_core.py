@@ -902,6 +902,45 @@ class TestCancelling:
         receive(core, [0, 9, "later", []])
         assert sent(core) == [[1, 9, "RuntimeError: the server is closed", None]]
 
+    def test_a_coroutine_that_is_over_at_once_is_not_taken_for_the_next_call(self) -> None:
+        core = make([Plain().soon])
+
+        def at_once(coroutine: Any) -> concurrent.futures.Future[Any]:
+            asyncio.run(coroutine)
+            assert core.take(pack([0, 9, "soon", []])) is not None
+            return concurrent.futures.Future()
+
+        core.run_coroutine = at_once
+        receive(core, [0, 9, "soon", []])
+        assert sent(core) == [[1, 9, None, "soon"]]
+        assert core.active == {9: None}
+
+    def test_a_plain_function_that_returns_a_coroutine_can_be_cancelled_at_once(self) -> None:
+        async def main() -> None:
+            core = make([Plain().soon], ours=True)
+            core.run_coroutine = asyncio.ensure_future
+            receive(
+                core,
+                [0, 8, "soon", []],
+                [0, 9, "soon", []],
+                [2, "$/cancelRequest", [9]],
+            )
+            core.active[8].cancel()
+            await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+            assert [each[2]["code"] for each in sent(core)] == [-32800, -32800]
+            assert not core.active
+
+        asyncio.run(main())
+
+
+class Plain:
+    def soon(self) -> Any:
+        async def soon() -> str:
+            await asyncio.sleep(0)
+            return "soon"
+
+        return soon()
+
 
 def receive_inside(core: MsgpackCore, message: Any) -> None:
     """A message arrives while a method runs."""

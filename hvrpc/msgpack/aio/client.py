@@ -335,7 +335,6 @@ class Client(Caller):
         )
         core.caller = self
         core.on_queued_in_loop = self._push
-        core.run_coroutine = asyncio.ensure_future
         return core
 
     def _push(self) -> Awaitable[object] | None:

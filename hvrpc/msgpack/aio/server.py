@@ -76,7 +76,6 @@ class Server:
         )
         core.caller = PeerCaller(connection, str(stream.peer))
         core.on_queued_in_loop = lambda: push(connection())
-        core.run_coroutine = asyncio.ensure_future
         return core
 
     def add(self, servicer: SupportsAddTo[Self]) -> None:

@@ -15,7 +15,7 @@ import logging
 import sys
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Final, Generic, cast
 
@@ -119,6 +119,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         self._over = self._loop.create_future()
         self._idle: asyncio.Future[None] | None = None
         self._drain_by = 0.0
+        core.run_coroutine = self.run
 
     @classmethod
     async def adopt(cls, stream: Stream, core: CoreT, **settings: Any) -> Connection[CoreT]:
@@ -244,6 +245,13 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         self._tasks.add(task)
         self.core.begun(work, task)
         task.add_done_callback(self._task_done)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine as a task that ends with the connection, at the latest."""
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
