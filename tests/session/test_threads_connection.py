@@ -9,10 +9,12 @@ import sys
 import textwrap
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -135,6 +137,53 @@ def test_what_is_told_not_sent_is_never_sent_afterwards() -> None:
         wait_until(lambda: theirs.ended, "the other side sees the end")
         assert told == [Outcome.NOT_SENT]
         assert theirs.handled == 0
+
+
+def test_nothing_comes_between_the_halves_of_a_message() -> None:
+    """The socket takes half of it, and another thread sends before its own one comes to the rest."""
+    with line_pair() as (ours, _):
+        first, second = Call(), Call()
+        ours.core.request("first", first)
+        item = ours.core.outgoing.pop()
+        send = ours._send
+
+        def half(data: bytes, flags: int) -> int:
+            ours._send = send
+            return send(data[:5], flags)
+
+        class Writer:
+            """Lets another thread in as soon as it is given back."""
+
+            def __init__(self, lock: Any) -> None:
+                self.acquire = lock.acquire
+                self._lock = lock
+
+            def release(self) -> None:
+                self._lock.release()
+                if ours._writer is self:
+                    ours._writer = self._lock
+                    ours.core.request("second", second)
+                    ours.push()
+
+        ours._send = half
+        ours._writer = cast(Any, Writer(ours._writer))
+        assert ours.call(item, first, time.monotonic() + WAIT, WAIT)
+        assert ours.wait(second, time.monotonic() + WAIT)
+        assert [first.value, second.value] == ["FIRST", "SECOND"]
+
+
+def test_what_is_withdrawn_at_the_last_moment_harms_nobody() -> None:
+    class Withdrawn(deque[Any]):
+        def __len__(self) -> int:
+            size = super().__len__()
+            self.clear()  # another thread, once this one has looked
+            return size
+
+    with line_pair() as (ours, _):
+        ours._queue = Withdrawn([b"?7 never\n"])
+        assert ours.push()
+        ours._queue = ours.core.outgoing
+        assert ask(ours, "x") == "X"
 
 
 def test_drain_reads_for_calls_nobody_waits_for() -> None:

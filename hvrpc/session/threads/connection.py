@@ -161,6 +161,8 @@ class Connection(Generic[CoreT]):
                             done = self._send_queued()
                     else:
                         done = self._send_queued()
+                except IndexError:  # another thread has withdrawn the only one just now
+                    done = True
                 finally:
                     self._writer.release()
                 # Somebody may have queued more between our last look and the release, and have
@@ -316,7 +318,10 @@ class Connection(Generic[CoreT]):
                     call.item = item  # from now on it may have been sent
                     sent = self._send(item, SEND_NOW)
                     if sent != len(item):
+                        # Whoever sends next, another thread perhaps, begins with the rest.
                         self._rest = memoryview(item)[sent:]
+                        self._progress = time.monotonic()
+                        self._blocked = True
                 except OSError:
                     # It comes again in a moment, and is dealt with there.
                     queue.appendleft(item)
