@@ -66,7 +66,7 @@ from .wire import (
     Encoder,
     broken,
     not_msgpack,
-    without,
+    only,
 )
 from .writers import explain
 
@@ -707,10 +707,11 @@ class MsgpackCore(Core):
         except (ValueError, IndexError):  # not there, or somebody is taking from it just now
             return False
         self.pending.pop(call.key, None)
-        others = [each for each in list(self.pending.values()) if each.item is item]
+        others = {each.key: each for each in list(self.pending.values()) if each.item is item}
         if others and isinstance(item, bytes):
-            rest = without(item, call.key)
-            for each in others:
+            # Without those that were given up before, too: that has been said already.
+            rest = only(item, others)
+            for each in others.values():
                 each.item = rest
             self.outgoing.append(rest)
         return True

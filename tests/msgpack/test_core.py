@@ -618,6 +618,18 @@ class TestManyInOnePiece:
         assert [each[3] for each in sent(core)] == [[2]]
         assert not core.withdraw(third)
 
+    def test_whatever_they_say_and_whoever_was_given_up_before(self) -> None:
+        core = make(ours=True)
+        odd = {("a", "key"): msgpack.Timestamp(2**60), "name": ["\udcff", msgpack.ExtType(5, b"x")]}
+        first, second, third = requests = [Request("m", (odd, n)) for n in range(3)]
+        core.request_all(requests)
+        core.forget(first)
+        assert core.withdraw(second)
+        said, rest = core.outgoing
+        assert pack([2, "$/cancelRequest", [first.key]]) == said
+        assert rest == third.item
+        assert msgpack.Packer(unicode_errors="surrogateescape").pack((0, 3, "m", (odd, 2))) == rest
+
     def test_those_that_were_not_sent_know_it(self) -> None:
         core = make()
         early, late = [[Request("m", (n,)) for n in range(3)] for _ in range(2)]
