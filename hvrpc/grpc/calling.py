@@ -42,6 +42,8 @@ from .wire import PLAIN, Ending, Opening, ending_of, opening_of
 SMALL: Final = 16 * 1024
 """A response of up to this size is kept as it came; of a larger one the peer is told at once what was
 received, or its window would be used up before the message is complete."""
+TOO_MANY: Final = 2
+"""Messages that are no unary response, however many follow."""
 CREDIT: Final = 32 * 1024
 """Bytes of a stream that are consumed before the peer is told."""
 
@@ -452,7 +454,9 @@ class ClientCore(GrpcCore):
     def _collect(self, call: ClientCall, piece: bytes) -> None:
         """More of a response that is not small: put it together, and let the peer send on."""
         try:
-            call._assembled().feed(piece)
+            assembler = call._assembled()
+            if assembler.count < TOO_MANY:  # or a server could have us hold any number
+                assembler.feed(piece)
         except StatusError as error:
             call.decided = Ending(error.code, error.details)
             self._drop(call)

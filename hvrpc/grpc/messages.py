@@ -182,6 +182,11 @@ class Assembler:
         return messages
 
     @property
+    def count(self) -> int:
+        """How many messages are complete, and were not taken."""
+        return len(self._messages)
+
+    @property
     def missing(self) -> bool:
         """Whether a message has begun and is not complete: nothing may end here."""
         return self._left >= 0 or self._partial != b""

@@ -238,9 +238,11 @@ class ServerCore(GrpcCore):
         """A request that is not small, or comes in pieces: let the caller send on."""
         first, call.first = call.first, None
         try:
-            if first is not None:
-                call.assemble(first)
-            call.assemble(piece)
+            for each in (piece,) if first is None else (first, piece):
+                if not call.messages:
+                    call.assemble(each)
+            while len(call.messages) > 1:  # what follows the one message is nothing to hold
+                call.messages.pop()
         except StatusError as error:
             call.error = error
             call.one = False  # it is given to the handler as it is
