@@ -440,7 +440,7 @@ class ClientCore(GrpcCore):
 
     def _on_reset(self, call: ClientCall, value: tuple[int, str], *, by_peer: bool) -> None:
         code, reason = value
-        if by_peer and code == ErrorCode.REFUSED_STREAM:
+        if by_peer and code == ErrorCode.REFUSED_STREAM and call.headers is None:
             call.failure = ConnectionLost(
                 f"the server did not take the call: {reason}",
                 address=self.address,
