@@ -99,6 +99,9 @@ def ending_of(trailers: Headers) -> Ending:
 def _read_ending(fields: Fields, http_status: bytes = b"200") -> Ending:
     code: grpc.StatusCode | None = None
     details = ""
+    unreadable = _unreadable(fields)
+    if unreadable is not None:
+        return unreadable
     for name, value in fields:
         if name == b"grpc-status":
             code = status.code_of(value)
@@ -110,6 +113,17 @@ def _read_ending(fields: Fields, http_status: bytes = b"200") -> Ending:
         code = status.code_of_http(int(http_status))
         details = status.details_of_http(int(http_status))
     return Ending(code, details, fields)
+
+
+def _unreadable(fields: Fields) -> Ending | None:
+    """How a call ends because metadata that came are no metadata, if so. As with grpcio, one need not ask
+    for them to learn it."""
+    if any(name.endswith(b"-bin") for name, _ in fields):
+        try:
+            from_fields(fields)
+        except status.StatusError as error:
+            return Ending(error.code, error.details)
+    return None
 
 
 class Opening:
@@ -142,6 +156,9 @@ class Opening:
                 f"Received http2 header with content-type: {content_type.decode('latin-1')}"
                 " instead of application/grpc",
             )
+        elif (unreadable := _unreadable(fields)) is not None:
+            self.problem = unreadable
+            self.metadata_ = ()
         elif encoding is not None:
             try:
                 self.encoding = encoding_of(encoding, CLIENT)

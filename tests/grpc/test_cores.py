@@ -13,7 +13,7 @@ from hvrpc.grpc.core import GrpcCore
 from hvrpc.grpc.messages import pack
 from hvrpc.grpc.serving import ServerCall, ServerCore
 from hvrpc.grpc.wire import OK, RESPONSE, request_fields
-from hvrpc.http2 import Connection, Role
+from hvrpc.http2 import Connection, ErrorCode, Role
 
 FIELDS = request_fields("/test.Service/one", "localhost", "test")
 MESSAGE = pack(bytes(100_000))
@@ -65,6 +65,40 @@ def test_a_client_holds_no_more_than_shows_that_there_are_too_many_responses() -
     assert call.ended
     assert call.ending.code is grpc.StatusCode.OK
     assert call.message() is None
+
+
+def test_a_call_that_was_answered_in_part_was_not_refused() -> None:
+    """Whatever the server says after it: it must not be made again."""
+    core, http = ClientCore(), Connection(Role.SERVER)
+    call = ClientCall(MOST)
+    core.start_unary(call, FIELDS, pack(b""))
+    exchange(core, http)
+    http.send_headers(call.key, RESPONSE)
+    exchange(core, http)
+    http.reset_stream(call.key, ErrorCode.REFUSED_STREAM)
+    exchange(core, http)
+    assert call.ended
+    assert call.failure is None
+    assert call.ending.code is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_metadata_that_cannot_be_read_fail_the_call(where: str) -> None:
+    wrong = ((b"wrong-bin", b"!!!"),)
+    core, http = ClientCore(), Connection(Role.SERVER)
+    call = ClientCall(MOST)
+    core.start_unary(call, FIELDS, pack(b""))
+    exchange(core, http)
+    http.send_headers(call.key, RESPONSE, wrong if where == "first" else ())
+    http.send_data(call.key, pack(b""))
+    http.send_trailers(call.key, OK, wrong if where == "last" else ())
+    exchange(core, http)
+    assert call.ended
+    assert call.ending.code is grpc.StatusCode.INTERNAL
+    assert "wrong-bin" in call.ending.details
+    assert call.ending.metadata == ()
+    assert call.opening is not None
+    assert call.opening.metadata == ()
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
