@@ -377,7 +377,7 @@ class ClientCore(GrpcCore):
         calls = self._calls
         for kind, stream_id, value, flag in events:
             call = calls.get(stream_id)
-            if call is None:
+            if call is None or kind == GOAWAY_RECEIVED:  # which names the last call that is taken
                 if stream_id == 0 or kind == GOAWAY_RECEIVED:
                     self._on_connection(kind, value)
             elif kind == DATA_RECEIVED:

@@ -14,6 +14,7 @@ from hvrpc.grpc.messages import pack
 from hvrpc.grpc.serving import ServerCall, ServerCore
 from hvrpc.grpc.wire import OK, RESPONSE, request_fields
 from hvrpc.http2 import Connection, ErrorCode, Role
+from hvrpc.http2.frames import goaway_frame
 
 FIELDS = request_fields("/test.Service/one", "localhost", "test")
 MESSAGE = pack(bytes(100_000))
@@ -80,6 +81,20 @@ def test_a_call_that_was_answered_in_part_was_not_refused() -> None:
     assert call.ended
     assert call.failure is None
     assert call.ending.code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_goaway_that_names_a_call_under_way_is_noticed() -> None:
+    told: list[ClientCore] = []
+    core, http = ClientCore(on_goaway=told.append), Connection(Role.SERVER)
+    call = ClientCall(MOST)
+    core.start_unary(call, FIELDS, pack(b""))
+    exchange(core, http)
+    assert call.key == http._highest
+    http.outgoing.append(goaway_frame(call.key, ErrorCode.NO_ERROR))
+    exchange(core, http)
+    assert core.draining
+    assert told == [core]
+    assert not call.ended
 
 
 @pytest.mark.parametrize("where", ["first", "last"])
