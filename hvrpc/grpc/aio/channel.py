@@ -297,7 +297,7 @@ class Channel(aio.Channel):
         except AttributeError:  # half made
             return
         if self._state is not State.SHUTDOWN and current is not None and loop is not None:
-            call_later(loop, current.end, None)
+            call_later(loop, _close, current)
 
     def __repr__(self) -> str:
         return f"<gRPC channel to {self.address}, {'closed' if self.closed else 'open'}>"
@@ -405,6 +405,15 @@ def _idle(channel: weakref.ref[Channel], core: ClientCore) -> None:
     current = None if alive is None else alive.session.current
     if alive is not None and current is not None and current.core is core:
         alive._changed(State.IDLE)
+
+
+def _close(connection: Connection[ClientCore]) -> None:
+    """Close a connection that nobody has any more, whether the other side does the same or not."""
+    _closing.add(task := asyncio.get_running_loop().create_task(connection.close()))
+    task.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Task[None]] = set()
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:

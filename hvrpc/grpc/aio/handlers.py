@@ -93,9 +93,11 @@ async def in_thread(pool: futures.Executor | None, function: Any, *arguments: An
 
 
 async def blocking_responses(
-    responses: Iterator[Any], pool: futures.Executor | None
+    pool: futures.Executor | None, function: Any, *arguments: Any
 ) -> AsyncIterator[Any]:
-    """What a generator yields, each by a thread of the pool."""
+    """What a generator yields, or whatever a function returns that can be iterated over; each by a thread
+    of the pool."""
+    responses = await in_thread(pool, lambda: iter(function(*arguments)))
     try:
         while True:
             response = await in_thread(pool, next, responses, _END)

@@ -363,6 +363,10 @@ class Rpc(ClientCall):
 
     def _reset(self) -> None:
         """Begin anew, with what was said about the last attempt forgotten."""
+        connection = self.connection
+        if connection is not None and connection.core.draining:
+            # It may have been the last call there, and comes back to another.
+            self.method.channel.session.retire(connection)
         state = vars(self)
         for name in _OF_AN_ATTEMPT:
             state.pop(name, None)

@@ -359,8 +359,8 @@ class Server(aio.Server):
         if behaviour.blocks:
             blocking = BlockingContext(context)
             try:
-                responses = await in_thread(self._pool, function, request, blocking)
-                await self._send_all(blocking_responses(responses, self._pool), context)
+                responses = blocking_responses(self._pool, function, request, blocking)
+                await self._send_all(responses, context)
             finally:
                 blocking.run_callbacks()
         elif behaviour.generates:

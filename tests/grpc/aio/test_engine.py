@@ -35,6 +35,7 @@ from ..contract.raw import (
     Raw,
     RawClient,
     RawServer,
+    answering,
     changed,
     message,
 )
@@ -350,6 +351,58 @@ class TestChannel:
         asyncio.run(channel.close())
         assert channel.get_state() is State.SHUTDOWN
 
+    def test_a_forgotten_one_hangs_up_although_the_server_does_not(self) -> None:
+        end = threading.Event()
+
+        def hold_on(raw: Raw) -> None:
+            greet(raw)
+            end.wait(WAIT)
+
+        async def main() -> None:
+            with short_folder() as folder, RawServer(folder / "s", hold_on):
+                channel = aio.insecure_channel(f"unix://{folder / 's'}")
+                await channel.channel_ready()
+                (connection,) = channel.session.connections()
+                await until(lambda: len(asyncio.all_tasks()) == 1)  # all that hold it
+                del channel
+                gc.collect()
+                try:
+                    await connection._over
+                finally:
+                    end.set()
+                await until(lambda: len(asyncio.all_tasks()) == 1)
+
+        run(main)
+
+    def test_a_connection_closes_when_its_last_call_moves_to_another(self) -> None:
+        """The server is about to go away, and takes back a call that it had let pass."""
+        another = threading.Event()
+
+        def go_away(raw: Raw) -> None:
+            greet(raw)
+            for frame in raw.frames():
+                if frame.stream_id and "END_STREAM" in frame.flags:
+                    raw.send(wire.GoAwayFrame(0, last_stream_id=frame.stream_id))
+                    threading.Thread(target=refuse, args=(raw, frame.stream_id)).start()
+                    return
+
+        def refuse(raw: Raw, stream: int) -> None:
+            another.wait(WAIT)
+            raw.send(raw.reset(stream, 7))
+
+        async def main() -> None:
+            async with channel_to(go_away, answering(data=message(b"x"))) as channel:
+                method = channel.unary_unary(METHOD)
+                call = method(b"")
+                await until(lambda: call._rpc.connection and call._rpc.connection.core.draining)
+                old = call._rpc.connection
+                assert await method(b"") == b"x"
+                another.set()
+                assert await call == b"x"
+                await until(lambda: old.ended)
+
+        run(main)
+
     def test_who_waits_for_it_waits_while_it_is_refused(self) -> None:
         async def main() -> None:
             async with serving(unary_unary=echo) as side:
@@ -615,6 +668,16 @@ class TestHandlers:
                 call = side.method("unary_stream")(b"")
                 assert await all_of(call) == [b"1", b"2"]
                 assert ("key", "value") in tuple(await call.initial_metadata())
+
+        run(main)
+
+    def test_one_in_a_thread_may_return_a_list(self) -> None:
+        def stream(request: bytes, context: Any) -> list[bytes]:
+            return [b"1", b"2"]
+
+        async def main() -> None:
+            async with serving(unary_stream=stream) as side:
+                assert await all_of(side.method("unary_stream")(b"")) == [b"1", b"2"]
 
         run(main)
 
