@@ -576,9 +576,11 @@ class MsgpackCore(Core):
             else:
                 if len(data) <= encoder.noteworthy:
                     idle.append(pack)
-                    call.key = number
-                    pending[number] = call
-                    return data
+                else:
+                    encoder.check(len(data))
+                call.key = number
+                pending[number] = call
+                return data
         try:
             item = self._encoder.request(number, method, params)
         except Exception as error:
@@ -774,8 +776,11 @@ class MsgpackCore(Core):
                     break
                 if len(data) > encoder.noteworthy:
                     pack = encoder.new_packer()
-                    self._finish(number, method, value)
-                    break
+                    try:
+                        encoder.check(len(data))
+                    except ValueError as error:
+                        self._unsendable(number, method, value, error)
+                        break
                 outgoing.append(data)
                 del active[number]
                 if len(data) >= JOIN:

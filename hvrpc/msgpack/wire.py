@@ -422,7 +422,7 @@ class Encoder:
 
     def _large(self, data: bytes) -> bytes:
         """Its packer is not kept: the buffer would stay as large for ever."""
-        self._check(len(data))
+        self.check(len(data))
         return data
 
     def _with_body(self, head: bytes, value: Any) -> tuple[bytes, memoryview]:
@@ -430,7 +430,7 @@ class Encoder:
         body = memoryview(value)
         if body.format != "B" or body.ndim != 1 or not body.c_contiguous:
             body = memoryview(bytes(body))
-        self._check(len(head) + _BIN32_HEAD + len(body))
+        self.check(len(head) + _BIN32_HEAD + len(body))
         if len(body) > _LONGEST_BYTES:
             raise ValueError(
                 f"{len(body)} bytes in one value; msgpack has room for {_LONGEST_BYTES}"
@@ -439,7 +439,8 @@ class Encoder:
         first = b"".join((head, b"\xc6", length, body[:TOGETHER]))
         return first, body[TOGETHER:]
 
-    def _check(self, size: int) -> None:
+    def check(self, size: int) -> None:
+        """Whether the peer takes so many bytes; ValueError if not."""
         if self._limit is not None and size > self._limit:
             raise ValueError(
                 f"the message has {size} bytes, and the other side takes {self._limit} at most"

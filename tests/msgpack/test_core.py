@@ -712,6 +712,22 @@ class TestManyInOnePiece:
         assert right == [1, 5, None, "x"]
         assert not core.active
 
+    def test_what_is_long_is_packed_once(self) -> None:
+        class Counted(dict[str, str]):
+            looks = 0
+
+            def items(self) -> Any:
+                self.looks += 1
+                return super().items()
+
+        value = Counted(a="x" * 2_000_000)
+        core = make({"get": lambda: value})
+        asked(core, "m", value)
+        assert value.looks == 1
+        receive(core, [0, 1, "get", []])
+        assert value.looks == 2
+        assert [each[3] for each in sent(core)] == [[value], value]
+
     @pytest.mark.parametrize("by_name", [False, True])
     def test_a_value_may_raise_anything_while_it_is_packed(self, by_name: bool) -> None:
         class Changing(dict[str, int]):
