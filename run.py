@@ -248,8 +248,8 @@ class Call:
     """The Python it was made from."""
     arguments: list[str]
 
-    def module(self, name: str, *arguments: str | Path) -> int:
-        return call([self.python, "-m", name, *arguments])
+    def module(self, name: str, *arguments: str | Path, **environment: str) -> int:
+        return call([self.python, "-m", name, *arguments], **environment)
 
 
 @dataclass(frozen=True)
@@ -269,19 +269,22 @@ def demo(given: Call) -> int:
 WORKERS_PER_PROCESSOR = 2
 """Many tests wait for a while to pass: with one for each, processors would wait with them."""
 
+COMPILED_ONCE = {"PYTHONDONTWRITEBYTECODE": ""}
+"""Hundreds of tests start programs. Where Python is told to keep nothing it has compiled, each of them would
+compile hvrpc anew, and each worker all tests."""
+
 
 def test(given: Call) -> int:
     """Without arguments the whole suite, on all processors; with arguments just what they say."""
     workers = WORKERS_PER_PROCESSOR * (os.cpu_count() or 1)
     parallel = ["-q", "-n", str(workers), "--dist", "worksteal"]
-    code = given.module("pytest", *(given.arguments or parallel))
+    code = given.module("pytest", *(given.arguments or parallel), **COMPILED_ONCE)
     if code == PYTEST_FOUND_NO_TESTS:
         say("no test was run: nothing is proved by that")
     if code == PYTEST_FOUND_FAILURES and AGAIN in os.environ:
         say("what has failed is tried once more, one after the other:")
-        code = given.module(
-            "pytest", "-q", "-n0", "--last-failed", "--last-failed-no-failures=none"
-        )
+        again = ("-q", "-n0", "--last-failed", "--last-failed-no-failures=none")
+        code = given.module("pytest", *again, **COMPILED_ONCE)
         if code == 0:
             say(
                 "it passed the second time. The failures above are faults still: of a test or of hvrpc"

@@ -28,9 +28,11 @@ class Recorder:
     def __init__(self, *codes: int) -> None:
         self.codes = list(codes)
         self.commands: list[str] = []
+        self.environments: list[dict[str, str]] = []
 
     def __call__(self, command: list[object], **environment: str) -> int:
         self.commands.append(" ".join(map(str, command)))
+        self.environments.append(environment)
         return self.codes.pop(0) if self.codes else 0
 
 
@@ -410,6 +412,7 @@ def test_the_whole_suite_runs_on_all_processors_and_a_part_as_asked(
         "python -m pytest -q -n 6 --dist worksteal",
         "python -m pytest -k some",
     ]
+    assert calls.environments == [{"PYTHONDONTWRITEBYTECODE": ""}] * 2, "all is compiled each time"
 
 
 def test_no_test_run_is_not_a_success(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
