@@ -185,6 +185,11 @@ class MsgpackCore(Core):
         self.target = self._decoder.target
         self.has_more = self._decoder.has_more
 
+    def fill(self, receive: Callable[[memoryview], int | None]) -> None:
+        self._decoder.fill(receive)
+        self.target = self._decoder.target
+        self.has_more = self._decoder.has_more
+
     def answers(self, data: bytes, call: Call) -> bool:
         decoder = self._decoder
         if decoder.has_more or decoder.fed != decoder.start or self._codes:

@@ -40,6 +40,13 @@ TOGETHER: Final = 32 * 1024
 KEPT_BUFFER: Final = 1024 * 1024
 """A packer that had to grow beyond this is not kept."""
 
+SCRATCH: Final = 2 * 1024 * 1024
+"""Bytes of a buffer in which large values are put together. New memory is zeroed, and mapped page by
+page: for a megabyte that takes as long as receiving it, so these are kept for the next one."""
+MAX_SCRATCHES: Final = 4
+TAIL: Final = 512
+"""Bytes at the end of a large value that go through a buffer, at most."""
+
 FIRST_BUFFER: Final = 4 * 1024
 """What a codec sets aside for a connection that may never say much; it grows with use."""
 
@@ -234,26 +241,52 @@ class Decoder:
     def filled(self, size: int) -> None:
         """So many bytes of the large value were received into `target`."""
         large = self._large
-        target = self.target
         assert large is not None
-        assert target is not None
-        if not large.received(size):
-            self.target = target[size:] if size < len(target) else large.room()
-            return
-        try:
-            target.release()
-        except BufferError:
-            pass  # a loop that still looks into it costs a copy
-        self.target = None
-        self.ready = large.message()
-        self._large = None
+        if large.received(size):
+            self._complete(large.message())
+        else:
+            self.target = large.room()
+
+    def fill(self, receive: Callable[[memoryview], int | None]) -> None:
+        """Receive what belongs into `target` and behind it, until the value is complete, or until `receive`
+        says None. It fills a buffer, and says with how many bytes."""
+        large = self._large
+        assert large is not None
+        if large.is_small:
+            value = large.read(receive)
+            if value is not None:
+                self._complete(large.with_value(value))
+                return
+        while (size := receive(large.room())) and not large.received(size):
+            pass
+        if large.is_complete:
+            self._complete(large.message())
+        else:
+            self.target = large.room()
+
+    def _complete(self, message: list[Any]) -> None:
+        self.target = self._large = None
+        self.ready = message
         self.has_more = True
+
+
+_scratches: list[bytearray] = []
+"""Those that nobody uses now, of all connections."""
 
 
 class _Large:
     """A message that ends in a large bytes value."""
 
-    __slots__ = ("_filled", "_parts", "_room", "_total", "envelope", "offset", "size")
+    __slots__ = (
+        "_filled",
+        "_parts",
+        "_scratch",
+        "_segment",
+        "_total",
+        "envelope",
+        "offset",
+        "size",
+    )
 
     def __init__(self, envelope: list[Any], offset: int, size: int) -> None:
         self.envelope = envelope
@@ -263,10 +296,47 @@ class _Large:
 
     def begin(self, body: memoryview) -> None:
         """Take what has arrived, and make room for some of the rest."""
-        self._total = self._filled = len(body)
-        self._parts: list[_Room] = []
-        self._room = _Room(min(len(body) * TRUST, self.size))
-        self._room.view[: len(body)] = body
+        self._total = len(body)
+        self._parts: list[Any] = []
+        self._scratch: bytearray | None = None
+        if self.size <= min(SCRATCH, len(body) * TRUST):
+            self._scratch = self._segment = _scratches.pop() if _scratches else bytearray(SCRATCH)
+            self._segment[: self._total] = body
+            self._filled = self._total
+        else:
+            self._parts.append(bytes(body))
+            self._add_segment(len(body) * TRUST)
+
+    def _add_segment(self, size: int) -> None:
+        """Room is added, never enlarged: asyncio looks into the old one while it tells us."""
+        self._segment = bytearray(min(size, self.size - self._total))
+        self._filled = 0
+        self._parts.append(self._segment)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of it has arrived."""
+        return self._total == self.size
+
+    @property
+    def is_small(self) -> bool:
+        """Whether there is room for all of it already."""
+        return self._scratch is not None
+
+    def read(self, receive: Callable[[memoryview], int | None]) -> bytes | None:
+        """Receive the rest straight to where it stays; None if that came to an end before, and then what has
+        arrived is kept as before."""
+        scratch = self._scratch
+        assert scratch is not None
+        with memoryview(scratch) as view, view[: self._total] as first:
+            source = _Source(first, receive, self.size)
+            # Nothing else in Python receives into the bytes object that it returns.
+            value = io.BufferedReader(source, TAIL).read(self.size) or b""
+        if len(value) == self.size:
+            return value
+        scratch[: len(value)] = value
+        self._total = self._filled = len(value)
+        return None
 
     def received(self, size: int) -> bool:
         """Count what arrived; True when that was all."""
@@ -274,44 +344,58 @@ class _Large:
         self._total += size
         if self._total == self.size:
             return True
-        if self._filled == self._room.size:
-            # Room is added, never enlarged: asyncio looks into the old one while it tells us.
-            self._parts.append(self._room)
-            # It kept its word so far: as much again.
-            self._room = _Room(min(self._total, self.size - self._total))
-            self._filled = 0
+        if self._filled == len(self._segment):
+            self._add_segment(self._total)  # it kept its word so far: as much again
         return False
 
     def room(self) -> memoryview:
         """Where the next bytes belong."""
-        return self._room.view[self._filled :]
+        end = len(self._segment) if self._scratch is None else self.size
+        return memoryview(self._segment)[self._filled : end]
 
     def message(self) -> list[Any]:
         """The whole message."""
-        parts = [part.take() for part in (*self._parts, self._room)]
-        value = parts[0] if len(parts) == 1 else b"".join(parts)
+        if self._scratch is None:
+            return self.with_value(b"".join(self._parts))
+        with memoryview(self._scratch) as view:
+            return self.with_value(bytes(view[: self.size]))
+
+    def with_value(self, value: bytes) -> list[Any]:
+        """The whole message, of which this is the large value."""
+        if self._scratch is not None and len(_scratches) < MAX_SCRATCHES:
+            _scratches.append(self._scratch)
         if self.envelope[0] == REQUEST:
             return [*self.envelope, [value]]
         return [*self.envelope, value]
 
 
-class _Room:
-    """Bytes that are received where they stay: what `BytesIO` has written becomes an object of the type
-    `bytes` without being copied, if nobody looks into it any more."""
+class _Source(io.RawIOBase):
+    """What has arrived of a value, then what is received of it; never a byte of what follows."""
 
-    __slots__ = ("_file", "size", "view")
+    def __init__(
+        self, first: memoryview, receive: Callable[[memoryview], int | None], size: int
+    ) -> None:
+        self._first = first
+        self._receive = receive
+        self._left = size
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._file = io.BytesIO()
-        self._file.seek(size - 1)
-        self._file.write(b"\0")
-        self.view = self._file.getbuffer()
+    def readable(self) -> bool:
+        return True
 
-    def take(self) -> bytes:
-        """What was received. There is no room any more."""
-        self.view.release()
-        return self._file.getvalue()
+    def readinto(self, room: Any) -> int | None:
+        first = self._first
+        if len(first):
+            size = min(len(first), len(room))
+            room[:size] = first[:size]
+            self._first = first[size:]
+        else:
+            left = self._left
+            got = self._receive(room if len(room) <= left else room[:left])
+            if not got:
+                return got
+            size = got
+        self._left -= size
+        return size
 
 
 def _read_head(data: memoryview) -> _Large | None:

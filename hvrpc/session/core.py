@@ -92,6 +92,12 @@ class Core(ABC):
     def filled(self, size: int) -> None:
         """So many bytes were received into `target`."""
 
+    def fill(self, receive: Callable[[memoryview], int | None]) -> None:
+        """Receive into `target` for as long as there is one: for drivers that can wait here. `receive` fills a
+        buffer and says with how many bytes; 0 or None: the core shall let go."""
+        while self.target is not None and (size := receive(self.target)):
+            self.filled(size)
+
     @abstractmethod
     def digest(self, data: Buffer | None, work: deque[Any]) -> None:
         """Digest received bytes, and what was left of earlier ones: finish calls, answer what the

@@ -352,6 +352,61 @@ class TestEncoder:
         assert made.idle == []
 
 
+class TestFilling:
+    """A driver that can wait hands over what receives, until the value is there."""
+
+    @pytest.mark.parametrize("piece", [1, 7, 511, 512, 513, 100_000])
+    @pytest.mark.parametrize("size", [LARGE, 70_001, 3_000_000])
+    @pytest.mark.parametrize("pauses", [0, 1, 3])
+    def test_any_pieces(self, piece: int, size: int, pauses: int) -> None:
+        if size // piece > 100_000:
+            pytest.skip("too slow for what it shows")
+        value = bytes(range(251)) * (size // 251 + 1)
+        value = value[:size]
+        data = whole(encoder().result(7, value))
+        line = memoryview(data[CHUNK // 2 :] + b"what follows")
+        calls = 0
+
+        def receive(room: memoryview) -> int | None:
+            nonlocal line, calls
+            calls += 1
+            if pauses and calls % (pauses + 1) == 0:
+                return None
+            got = min(piece, len(room), len(line))
+            room[:got] = line[:got]
+            line = line[got:]
+            return got
+
+        made = decoder()
+        made.feed(data[: CHUNK // 2])
+        assert made.next() is None
+        while made.target is not None:
+            made.fill(receive)
+        assert made.next() == [1, 7, None, value]
+        assert bytes(line) == b"what follows"
+
+    def test_the_end_in_the_midst_is_no_value(self) -> None:
+        data = whole(encoder().result(7, bytes(100_000)))
+        made = decoder()
+        made.feed(data[:50_000])
+        assert made.next() is None
+        made.fill(lambda room: 0)
+        made.fill(lambda room: None)
+        assert made.target is not None
+        assert len(made.target) == len(data) - 50_000
+        assert made.next() is None
+
+    def test_an_error_goes_through(self) -> None:
+        def receive(room: memoryview) -> int | None:
+            raise KeyboardInterrupt
+
+        made = decoder()
+        made.feed(whole(encoder().result(7, bytes(100_000)))[:50_000])
+        assert made.next() is None
+        with pytest.raises(KeyboardInterrupt):
+            made.fill(receive)
+
+
 class TestSharedCodecs:
     """Decoders of many connections take turns with a few codecs."""
 

@@ -488,40 +488,42 @@ class Connection(Generic[CoreT]):
     def _receive(self, deadline: float | None = None) -> None:
         """Receive wherever the core wants it, waiting at most one tick: once, or until a large value is
         complete."""
-        core = self.core
-        data: bytes | None = None
+        if self._blocked and not self._wait_for_either():
+            return
+        if self.core.target is None:
+            data = self._receive_by(self._recv, CHUNK)
+            if data:
+                self._digest(data)
+            return
+        began = False
+
+        def receive(room: memoryview) -> int | None:
+            nonlocal began
+            if began and (self._blocked or (deadline is not None and time.monotonic() >= deadline)):
+                return None
+            began = True
+            size: int | None = self._receive_by(self._io.recv_into, room)
+            return size
+
+        self.core.fill(receive)
+        if self.core.target is None:
+            self._digest()
+
+    def _receive_by(self, receive: Callable[[Any], Any], what: Any) -> Any:
+        """Receive by one of the socket's methods. None, and nothing if it has ended: nothing came."""
         try:
-            if self._blocked and not self._wait_for_either():
-                return
-            target = core.target
-            if target is None:
-                data = self._recv(CHUNK)
-                size = len(data)
-            else:
-                size = self._io.recv_into(target)
-                while size:
-                    core.filled(size)
-                    target = core.target
-                    if target is None or self._blocked:
-                        break
-                    if deadline is not None and time.monotonic() >= deadline:
-                        break
-                    if self._heartbeat is not None:
-                        self._heartbeat._heard = True
-                    size = self._io.recv_into(target)
+            found = receive(what)
         except BlockingIOError:
             self._silence(None)
-            return
+            return None
         except OSError as error:
             self.end(error)
-            return
-        if not size:
+            return None
+        if not found:
             self.end(None)
-            return
-        if self._heartbeat is not None:
+        elif self._heartbeat is not None:
             self._heartbeat._heard = True
-        if core.target is None:
-            self._digest(data)
+        return found
 
     def _wait_for_either(self) -> bool:
         """Something waits to be sent: wait for room, and for bytes if more may be taken in."""
