@@ -9,10 +9,12 @@ script comes the same way.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +23,9 @@ from ..errors import HvrpcError
 
 LONGEST: Final = 60.0
 """Seconds for an answer. Loading the module Hyper-V takes several on a busy machine."""
+
+LONGEST_END: Final = 5.0
+"""Seconds for a process to go once it was ended."""
 
 _FRAME: Final = r"""
 $ErrorActionPreference = 'Stop'; $ProgressPreference = 'SilentlyContinue'
@@ -65,22 +70,31 @@ def ask(
 
     Raises :class:`PowerShellError` when it fails, and :class:`TimeoutError` after `timeout` seconds.
     """
-    words = command(script)
-    try:
-        done = subprocess.run(
-            words,
-            env={**os.environ, **(data or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-    except subprocess.TimeoutExpired:
-        raise TimeoutError(f"PowerShell has not answered within {timeout:g} s") from None
-    except OSError as error:
-        raise PowerShellError(f"it cannot be started: {error}") from error
-    return parse(done.stdout, done.stderr)
+    # Not pipes: who waits for their end waits for all that PowerShell has started, too, though it is ended.
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                command(script),
+                env={**os.environ, **(data or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except OSError as error:
+            raise PowerShellError(f"it cannot be started: {error}") from error
+        try:
+            process.wait(timeout)
+        except BaseException as error:
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LONGEST_END)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise TimeoutError(f"PowerShell has not answered within {timeout:g} s") from None
+        output.seek(0)
+        errors.seek(0)
+        return parse(output.read(), errors.read())
 
 
 def command(script: str) -> list[str]:

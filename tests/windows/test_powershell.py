@@ -48,11 +48,16 @@ def test_data_goes_by_the_environment_and_never_into_the_script(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def run(words: list[str], **settings: Any) -> subprocess.CompletedProcess[bytes]:
-        seen.update(settings, words=words)
-        return subprocess.CompletedProcess(words, 0, b'{"answer":[1]}\n', b"")
+    class Answering:
+        def __init__(self, words: list[str], *, stdout: Any, **settings: Any) -> None:
+            seen.update(settings, words=words)
+            stdout.write(b'{"answer":[1]}\n')
 
-    monkeypatch.setattr(subprocess, "run", run)
+        def wait(self, timeout: float) -> int:
+            seen["timeout"] = timeout
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Answering)
     assert ask("$env:HVRPC_NAME", data={"HVRPC_NAME": EVIL}, timeout=3) == [1]
     assert seen["env"]["HVRPC_NAME"] == EVIL
     assert EVIL not in script_in(seen["words"])
@@ -145,6 +150,22 @@ def test_powershell_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(powershell, "command", lambda script: endless)
     with pytest.raises(TimeoutError, match="PowerShell has not answered within 0"):
         ask("1", timeout=0.3)
+
+
+def test_what_it_has_started_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = "import sys; print('begun', flush=True); sys.stdin.read()"
+    outer = f"""if True:
+        import subprocess, sys, time
+        child = subprocess.Popen([sys.executable, "-c", {inner!r}], stdin=subprocess.PIPE)
+        print('{{"answer":[1]}}', flush=True)
+        time.sleep(60 if "endless" in sys.argv else 0)
+        import os
+        os._exit(0)
+    """
+    monkeypatch.setattr(powershell, "command", lambda script: [sys.executable, "-c", outer, script])
+    assert ask("quick") == [1]
+    with pytest.raises(TimeoutError):
+        ask("endless", timeout=0.5)
 
 
 # --- The real one --------------------------------------------------------------------------------
