@@ -136,6 +136,18 @@ def test_coroutines_run_side_by_side_up_to_the_limit(run: Run) -> None:
     assert most == 3
 
 
+def test_what_was_ended_before_it_was_on_the_loop_hangs_up(run: Run) -> None:
+    async def main() -> None:
+        with streams() as (calling, called):
+            connection = Connection(calling, LineCore())
+            connection.end(None)
+            await connection.put_on_loop()
+            assert await asyncio.to_thread(called.socket.recv, 1) == b""
+            await connection.close()
+
+    run(main)
+
+
 def test_end_wakes_everybody_and_says_what_was_not_sent(run: Run) -> None:
     async def main() -> None:
         never = asyncio.Event()

@@ -143,7 +143,9 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if self._watchful:
+        if self.ended:  # before it had begun, when nothing could be closed
+            self._transport.abort()
+        elif self._watchful:
             self.look_out()
 
     def get_buffer(self, sizehint: int) -> memoryview:
