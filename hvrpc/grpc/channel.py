@@ -44,6 +44,7 @@ from .outcome import (
     NO_RESPONSE,
     CallInfo,
     RpcError,
+    ending_of_failure,
     failed,
 )
 from .rpc import StreamResponse, UnaryResponse
@@ -452,6 +453,20 @@ class Method:
         left = None if deadline is None else max(deadline - now - wait, 0.001)
         return Again(left, ((PREVIOUS_ATTEMPTS, str(retrying.attempts - 1).encode()),))
 
+    def again_without(
+        self,
+        failure: HvrpcError,
+        retrying: Retrying | None,
+        deadline: float | None,
+        is_given_up: Callable[[], bool] | None = None,
+    ) -> Again | None:
+        """The same for a call that got no connection."""
+        if retrying is None:
+            return None
+        call = ClientCall(self.most_received)
+        call.decided = ending_of_failure(failure)
+        return self.again(call, retrying, deadline, is_given_up)
+
     def __repr__(self) -> str:
         return f"<method {self.path} at {self.channel.address}>"
 
@@ -538,6 +553,12 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
                 else:
                     connection = self._connection(deadline, now)
             except HvrpcError as failure:
+                again = self.again_without(failure, retrying, deadline)
+                if again is not None:
+                    extra = self.extra(again.left, given) + vouched + again.fields
+                    repetition += 1
+                    now = time.monotonic()
+                    continue
                 error = failed(failure, in_doubt=in_doubt)
                 raise error from error.__cause__
             core = connection.core

@@ -145,11 +145,8 @@ class Rpc(RpcError):
                 return
             self._vouching = None
             self._extra += self._vouched
-        try:
-            connection = channel.connection(self._deadline, time.monotonic(), self._wait_for_ready)
-        except HvrpcError as error:
-            failure = doubtful(error) if self._in_doubt else error
-            self._refuse(ending_of_failure(failure), failure)
+        connection = self._connected()
+        if connection is None:
             return
         if type(self._requests) is bytes:
             try:
@@ -175,6 +172,28 @@ class Rpc(RpcError):
             # Perhaps it was given up just before there was anything to give up.
             core.end(call, self._refused or CANCELLED)
             connection.push()
+
+    def _connected(self) -> Connection[ClientCore] | None:
+        """A connection for it. None: it has ended for want of one, after all attempts that the retry policy
+        allows."""
+        method = self._method
+        while True:
+            try:
+                return method.channel.connection(
+                    self._deadline, time.monotonic(), self._wait_for_ready
+                )
+            except HvrpcError as error:
+                again = None
+                if not self._asked:
+                    again = method.again_without(
+                        error, self._retrying, self._deadline, self._is_refused
+                    )
+                if again is None:
+                    self._asked = True
+                    failure = doubtful(error) if self._in_doubt else error
+                    self._refuse(ending_of_failure(failure), failure)
+                    return None
+                self._extra = method.extra(again.left, self._given) + self._vouched + again.fields
 
     def _packed(self, payload: bytes) -> tuple[bytes, ...]:
         if self._compression is PLAIN:

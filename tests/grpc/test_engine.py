@@ -17,7 +17,7 @@ import pytest
 from hyperframe import frame as wire
 
 import hvrpc.grpc
-from hvrpc import Outcome
+from hvrpc import OpenFailed, Outcome
 
 from ..sockets.background import WAIT, Background, wait_until
 from ..sockets.places import short_folder
@@ -264,6 +264,50 @@ class TestBegunAnew:
                 assert "failed to connect" in error.details()
                 assert error.outcome is Outcome.MAY_HAVE_RUN
                 assert Outcome.NOT_SENT.value not in error.details()
+
+    @pytest.mark.parametrize("ends", ["well", "in vain"])
+    def test_a_retry_policy_holds_also_while_there_is_no_connection(
+        self, path: Path, ends: str
+    ) -> None:
+        config = """{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4,
+            "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
+            "retryableStatusCodes": ["UNAVAILABLE"]}}]}"""
+        ways: list[Any] = [
+            lambda channel: channel.unary_unary(f"{SERVICE}echo")(b"x"),
+            lambda channel: channel.unary_unary(f"{SERVICE}echo").future(b"x").result(WAIT),
+            lambda channel: channel.stream_unary(f"{SERVICE}join")(iter([b"x"])),
+        ]
+
+        def join(requests: Iterator[bytes], context: Any) -> bytes:
+            return b"".join(requests)
+
+        methods: dict[str, Any] = {
+            "echo": unary(echo),
+            "join": grpc.stream_unary_rpc_method_handler(join),
+        }
+        failures = 3 if ends == "well" else 4
+        with serving(path, **methods):
+            for make in ways:
+                with channel_to(path, service_config=config) as channel:
+                    connect = channel.connection
+                    tried = 0
+
+                    def flaky(*settings: Any) -> Any:
+                        nonlocal tried
+                        tried += 1
+                        if tried <= failures:
+                            raise OpenFailed("nowhere", [])
+                        return connect(*settings)  # noqa: B023
+
+                    channel.connection = flaky  # type: ignore[assignment,method-assign]
+                    if ends == "well":
+                        assert make(channel) == b"x"
+                    else:
+                        with pytest.raises(grpc.RpcError) as caught:
+                            make(channel)
+                        error: Any = caught.value
+                        assert error.outcome is Outcome.NOT_SENT
+                    assert tried == 4
 
     def test_who_wants_to_be_told_of_the_end_is(self, path: Path) -> None:
         told = threading.Event()

@@ -23,7 +23,7 @@ from ...errors import CallError, HvrpcError, Outcome
 from ...http2 import Fields
 from ...session.aio import Connection
 from ...session.core import Call
-from ...session.repeating import doubtful
+from ...session.repeating import doubtful, may_have_run
 from .. import timeouts
 from ..calling import CREDIT, ClientCall, ClientCore, StreamCall
 from ..messages import MOST_JOINED, compress, pack, pieces
@@ -341,6 +341,8 @@ class Rpc(ClientCall):
         policy = self.method.retry
         if policy is None or self.headers is not None:
             return None  # a response has begun
+        if self.request is None and self.keeps is None:
+            return None
         if self._retrying is None:
             self._retrying = Retrying(policy, self.method.channel.throttle)
         ending = self.ending
@@ -355,7 +357,9 @@ class Rpc(ClientCall):
         if self.over or self._retrying is None:
             return
         attempts = (b"grpc-previous-rpc-attempts", b"%d" % (self._retrying.attempts - 1))
-        self.in_doubt = True
+        failure = self.failure
+        if failure is None or may_have_run(failure):
+            self.in_doubt = True
         kept = [field for field in self.extra if field[0] != attempts[0]]
         self.extra = (*kept, attempts)
         self._reset()
@@ -402,7 +406,12 @@ class Rpc(ClientCall):
     def _fail(self, failure: HvrpcError) -> None:
         """There is no connection for it."""
         self.failure = doubtful(failure) if self.in_doubt else failure
-        self._end(ending_of_failure(self.failure))
+        self.decided = ending_of_failure(self.failure)
+        again = None if self.given_up or self.method.channel.closed else self._retry()
+        if again is None:
+            self._end(self.decided)
+        else:
+            self.loop.call_soon(again)
 
     def _end(self, ending: Ending) -> None:
         """End it while it is on no connection."""

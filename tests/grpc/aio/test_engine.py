@@ -19,7 +19,7 @@ import grpc
 import pytest
 from hyperframe import frame as wire
 
-from hvrpc import AccessDenied, Outcome
+from hvrpc import AccessDenied, ConnectRefused, Outcome
 from hvrpc.grpc import aio
 from hvrpc.grpc.serving import ServerCall
 
@@ -216,6 +216,38 @@ class TestOutcome:
                 with pytest.raises(aio.AioRpcError, match="failed to connect") as caught:
                     await channel.unary_unary(METHOD)(b"")
                 assert caught.value.outcome is Outcome.NOT_SENT
+
+        run(main)
+
+    @pytest.mark.parametrize("ends", ["well", "in vain"])
+    def test_of_calls_that_a_retry_policy_has_made_again_without_a_connection(
+        self, ends: str
+    ) -> None:
+        failures = 2 if ends == "well" else 3
+
+        async def main() -> None:
+            async with serving(unary_unary=echo, stream_unary=join) as side:
+                for kind in ("unary_unary", "stream_unary"):
+                    channel = side.channel(options=[("grpc.service_config", RETRIES)])
+                    connect = channel.session._connect
+                    tried = 0
+
+                    async def flaky(within: float) -> Any:
+                        nonlocal tried
+                        tried += 1
+                        if tried <= failures:
+                            raise ConnectRefused(side.address, operation="connect to", cause="no")
+                        return await connect(within)  # noqa: B023
+
+                    channel.session._connect = flaky  # type: ignore[method-assign]
+                    call = side.method(kind, channel)([b"x"] if kind == "stream_unary" else b"x")
+                    if ends == "well":
+                        assert await call == b"x"
+                    else:
+                        with pytest.raises(aio.AioRpcError) as caught:
+                            await call
+                        assert caught.value.outcome is Outcome.NOT_SENT
+                    assert tried == 3
 
         run(main)
 
