@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -227,6 +228,17 @@ class TestRoundTrips:
         assert made.target is None
         made.feed(rest)
         assert made.next() == [1, 7, None, b"\x01" * 200_000]
+
+    @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+    def test_what_is_given_up_half_way_is_collected_in_silence(self) -> None:
+        made = Decoder(DEFAULT)
+        made.feed(pack([0, 1, "m", [bytes(100_000)]])[:10_000])
+        assert made.next() is None
+        assert made.target is not None
+        itself: list[Any] = [made]
+        itself.append(itself)  # as the traceback of an error may have it
+        del made, itself
+        gc.collect()
 
 
 class TestRefusals:
