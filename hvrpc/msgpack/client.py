@@ -159,8 +159,8 @@ class Caller:
         connection = self._connection(deadline, now)
         core = connection.core
         call = Call()
-        item = core.prepare(method, params, call)
         try:
+            item = core.prepare(method, params, call)
             if not connection.call(item, call, deadline, limit):
                 raise late(core, call, method, self.address, limit)
         except BaseException:
@@ -208,11 +208,11 @@ class Caller:
             connection = self._connection(deadline, now)
             core = connection.core
             call = Call()
-            if named or options:
-                request(core, method, params, call, named, options, self.address)
-            else:
-                core.request(method, params, call)
             try:
+                if named or options:
+                    request(core, method, params, call, named, options, self.address)
+                else:
+                    core.request(method, params, call)
                 connection.push()
                 if not connection.wait(call, deadline):
                     raise late(connection.core, call, method, self.address, limit)

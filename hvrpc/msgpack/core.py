@@ -636,13 +636,13 @@ class MsgpackCore(Core):
                 call.item = item = self.prepare(method, params, call)
                 items.append(item)
                 first, size = at + 1, 0
+            idle.append(pack)
+            self._join(requests, first, joined, items)
+            self.outgoing.extend(items)
         except BaseException:
             for call in requests:
                 pending.pop(call.key, None)
             raise
-        idle.append(pack)
-        self._join(requests, first, joined, items)
-        self.outgoing.extend(items)
         if self.failure is not None:
             # Had the connection ended in between, its end would not have found all of them.
             for call in requests:

@@ -381,6 +381,85 @@ def test_interrupts_at_any_moment(server: hvrpc.msgpack.Server) -> None:
     assert told == "works\n"
 
 
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12),
+    reason="later ones do not trace every opcode: run it on Python 3.11",
+)
+def test_an_interrupt_behind_each_step(server: hvrpc.msgpack.Server) -> None:
+    """Where the interpreter looks for signals: no call hangs afterwards, and none is waited for by nobody."""
+    told = run_in_process(
+        """
+        import dis
+
+        LOOKS = ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD")
+        named = {}
+
+        def interrupt(step):
+            \"\"\"A trace function that raises behind the n-th place where signals are looked for.\"\"\"
+            before = {}
+            seen = 0
+
+            def each(frame, event, _):
+                nonlocal seen
+                if event == "opcode":
+                    code = frame.f_code
+                    if code not in named:
+                        named[code] = {each.offset: each.opname for each in dis.get_instructions(code)}
+                    looked = before.get(frame) in LOOKS
+                    before[frame] = named[code].get(frame.f_lasti)
+                    seen += looked
+                    if looked and seen == step:
+                        sys.settrace(None)
+                        raise KeyboardInterrupt
+                return each
+
+            def begin(frame, *_):
+                if "hvrpc" not in frame.f_code.co_filename:
+                    return None
+                frame.f_trace_opcodes = True
+                frame.f_trace_lines = False
+                return each
+
+            return begin
+
+        def one():
+            client.call("echo", 1)
+
+        def named_one():
+            client.call("echo", value=1, timeout=20)
+
+        def many():
+            batch = client.batch()
+            for n in range(3):
+                batch.call("echo", n)
+            batch.results()
+
+        for what in (one, named_one, many):
+            step = 0
+            interrupted = True
+            while interrupted:
+                step += 1
+                try:
+                    sys.settrace(interrupt(step))
+                    what()
+                    interrupted = False
+                except KeyboardInterrupt:
+                    pass
+                finally:
+                    sys.settrace(None)
+                assert client.call("echo", step, timeout=20) == step, (what, step)
+                assert not client._session.current.core.pending, (what, step)
+            assert step > 20, (what, step)
+        print("works")
+        client.close(0)
+        """,
+        server.addresses[0],
+        # Struck between taking the lead and knowing that, nobody but the garbage collector has the socket.
+        "-Wignore::ResourceWarning",
+    )
+    assert told == "works\n"
+
+
 @needs_unix
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_fork_gives_the_child_a_connection_of_its_own(server: hvrpc.msgpack.Server) -> None:

@@ -307,7 +307,13 @@ class Connection(Generic[CoreT]):
         lead = self._lead
         if self.ended:
             self.core.check(call)
-        if type(item) is not bytes or queue or self._blocked or not lead.acquire(False):
+        try:
+            follows = type(item) is not bytes or queue or self._blocked or not lead.acquire(False)
+        except BaseException as error:
+            # It may have struck between taking the lead and knowing that.
+            self._interrupted(error)
+            raise
+        if follows:
             queue.append(item)
             call.item = item
             self.push()
