@@ -383,6 +383,11 @@ CONTRACTS = (
 BOUNDARIES = ("tests/boundary/test_loopback.py",)
 ON_SLOW_MACHINES = ("-q", "--timeout=180")
 
+GRPC_ON_WINDOWS = (
+    # What depends on threads, time and connections; what the words are is the same everywhere.
+    *("calls", "cancelling", "connectivity", "context", "deadlines", "flow", "retries", "server"),
+)
+
 UNDER_WINE, IN_QEMU = "tests/rigs/windows/run.py", "tests/rigs/vm/run.py"
 
 RIGS = {
@@ -395,6 +400,9 @@ RIGS = {
             "tests/test_addresses.py",
             "tests/test_access.py",
             "tests/grpc/test_credentials.py",
+            "tests/grpc/tunnel",
+            "tests/grpc/contract/aio",
+            *(f"tests/grpc/contract/test_{name}.py" for name in GRPC_ON_WINDOWS),
             "tests/relay",
             "tests/services",
             "tests/codegen/test_names.py",

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from ..session.threads import at_most
+
 logger = logging.getLogger("hvrpc.grpc")
 
 
@@ -55,7 +57,7 @@ class Alarms:
                 when, _, function = self._alarms[0]
                 left = when - time.monotonic()
                 if left > 0:
-                    self._changed.wait(left)
+                    self._changed.wait(at_most(left))
                     continue
                 heapq.heappop(self._alarms)
             try:

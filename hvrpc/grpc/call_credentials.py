@@ -18,6 +18,7 @@ from typing import Any, Final
 import grpc
 
 from ..http2 import Fields
+from ..session.threads import at_most
 from . import metadata
 from .status import StatusError
 
@@ -139,7 +140,7 @@ class _Answer:
             if self.came:
                 return
             self._event = threading.Event()
-        if not self._event.wait(seconds):
+        if not self._event.wait(None if seconds is None else at_most(seconds)):
             raise StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 
     def fields(self) -> Fields:

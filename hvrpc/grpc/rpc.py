@@ -21,7 +21,7 @@ from ..errors import HvrpcError
 from ..http2 import Fields
 from ..session.core import Call
 from ..session.repeating import doubtful, may_have_run
-from ..session.threads import Connection
+from ..session.threads import Connection, at_most
 from .alarms import alarms
 from .calling import CREDIT, ClientCore, StreamCall
 from .messages import compress, pieces
@@ -292,7 +292,7 @@ class Rpc(RpcError):
         """Wait until it was begun. False when the time came first."""
         begun = self._begun
         if begun is not None:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            left = None if deadline is None else at_most(max(deadline - time.monotonic(), 0.0))
             if not begun.wait(left):
                 return False
             self._begun = None
@@ -627,7 +627,7 @@ class UnaryResponse(Rpc):
     def _fetch(self, timeout: float | None) -> bool:
         """Wait for the response, and keep it. False when it failed."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        longest = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
+        longest = -1 if timeout is None else at_most(max(timeout, 0))
         if not self._one_takes.acquire(timeout=longest):
             raise grpc.FutureTimeoutError
         try:

@@ -26,7 +26,7 @@ from ..addresses import Address
 from ..http2 import Fields, Settings
 from ..session.core import Call
 from ..session.state import Heartbeat
-from ..session.threads import Connection
+from ..session.threads import Connection, at_most
 from ..session.threads import Server as Acceptor
 from ..sockets import Stream
 from . import metadata, standard, status
@@ -174,7 +174,7 @@ class Server(grpc.Server):
 
     def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Wait until it has stopped. True: the time was up first."""
-        return not self._stopped.wait(timeout)
+        return not self._stopped.wait(None if timeout is None else at_most(timeout))
 
     def stop(self, grace: float | None) -> threading.Event:
         """Take no more calls, give those under way `grace` seconds, and end.

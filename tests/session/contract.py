@@ -230,6 +230,19 @@ class Contract(BasicContract):
             assert len(peer.receive(count)) == count
             sending.result()
 
+    @pytest.mark.parametrize("timeout", [1e7, 1e12])
+    def test_a_timeout_may_be_beyond_all_waiting(self, pair: Pair, timeout: float) -> None:
+        """On Windows a lock waits for 49 days at most, elsewhere for three centuries."""
+        serving = pair.server()
+        client = pair.client(serving.url, timeout=timeout)
+        names = ["a", "b"]
+        held = [Background(functools.partial(client.call, "hold", name)) for name in names]
+        for name in names:
+            serving.tools._wait_entered(name)
+        assert client.call("echo", 2, timeout=timeout) == 2
+        serving.tools._let_go(*names)
+        assert [each.result() for each in held] == names
+
     # --- Silence ---
 
     def test_silent_peer_is_given_up_while_a_call_waits(self, pair: Pair) -> None:

@@ -160,7 +160,7 @@ def test_nothing_comes_between_the_halves_of_a_message() -> None:
 
             def release(self) -> None:
                 self._lock.release()
-                if ours._writer is self:
+                if cast(Any, ours._writer) is self:
                     ours._writer = self._lock
                     ours.core.request("second", second)
                     ours.push()

@@ -5,7 +5,8 @@ Reading order: `connection` (how a connection is shared), `watch` (handlers that
 """
 
 from .connection import Connection
+from .io import at_most
 from .server import Server
 from .session import Session
 
-__all__ = ["Connection", "Server", "Session"]
+__all__ = ["Connection", "Server", "Session", "at_most"]

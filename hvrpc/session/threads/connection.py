@@ -461,10 +461,10 @@ class Connection(Generic[CoreT]):
             while not call.done:
                 if not self._lead.locked():
                     return True
-                left = -1.0 if deadline is None else deadline - time.monotonic()
-                if deadline is not None and left <= 0:
+                left = FOREVER if deadline is None else deadline - time.monotonic()
+                if left <= 0:
                     return False
-                asleep.acquire(True, left)
+                asleep.acquire(True, min(left, FOREVER))
             return True
         finally:
             self._waiters.pop(call, None)

@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +22,11 @@ SEND_NOW: Final = _DONTWAIT
 """The flag for `Io.send`: take what fits, or raise BlockingIOError."""
 RECEIVE_NOW: Final = _DONTWAIT or _MARK
 """The flag for `Io.recv` when it must not wait. On Windows a mark of our own."""
+
+
+def at_most(seconds: float) -> float:
+    """What a lock can wait for: on Windows no longer than 49 days."""
+    return min(seconds, threading.TIMEOUT_MAX)
 
 
 class Io:

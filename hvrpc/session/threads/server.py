@@ -20,6 +20,7 @@ from ..core import CoreT
 from ..handshakes import Handshakes
 from ..state import Event, Heartbeat
 from .connection import Connection
+from .io import at_most
 
 logger = logging.getLogger("hvrpc.session")
 
@@ -180,7 +181,7 @@ class Server(Generic[CoreT]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it was closed; False when the time was up first."""
-        return self._closed.wait(timeout)
+        return self._closed.wait(None if timeout is None else at_most(timeout))
 
     def stop_listening(self) -> None:
         """Accept no further connections."""

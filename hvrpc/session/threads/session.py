@@ -29,6 +29,7 @@ from ..opening import Policy
 from ..repeating import may_repeat, pause
 from ..state import Event, Heartbeat
 from .connection import Connection
+from .io import at_most
 from .watch import watch
 
 logger = logging.getLogger("hvrpc.session")
@@ -96,7 +97,7 @@ class Session(Generic[CoreT]):
 
     def _open(self, deadline: float | None) -> Connection[CoreT]:
         self._check_open()
-        left = -1.0 if deadline is None else max(deadline - time.monotonic(), 0)
+        left = -1.0 if deadline is None else at_most(max(deadline - time.monotonic(), 0))
         try:
             # In here, for an interrupt may strike when it has just been acquired.
             if not self._opening.acquire(timeout=left):
@@ -248,7 +249,7 @@ class Session(Generic[CoreT]):
         self._closing.set()
         deadline = time.monotonic() + grace
         # A thread that is opening a connection finds out by itself, and closes what it has opened.
-        if self._opening.acquire(timeout=grace):
+        if self._opening.acquire(timeout=at_most(grace)):
             self._opening.release()
         elif (fresh := self._fresh) is not None:
             fresh.end(ConnectionAbortedError("the client is closed"))

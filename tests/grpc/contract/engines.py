@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import socket
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,6 +17,15 @@ NATIVE = "native"
 TUNNEL = "tunnel"
 C_CORE = (GRPCIO, TUNNEL)
 """Those that are grpcio's own."""
+HAS_UNIX = hasattr(socket, "AF_UNIX")
+NEEDS_UNIX = "needs UNIX sockets, which Python has on POSIX only: run on Linux"
+
+
+def unix_socket() -> socket.socket:
+    """For peers that are neither engine."""
+    if not HAS_UNIX:
+        pytest.skip(NEEDS_UNIX)
+    return socket.socket(socket.AF_UNIX)
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,19 @@ class Engine:
         return importlib.import_module(self.module)
 
     def at(self, path: object) -> str:
-        return self.target.format(path)
+        """How it spells that path; where there are no UNIX sockets, an address that stands for it."""
+        return self.target.format(path) if HAS_UNIX else self.place_of(path)
+
+    def place_of(self, path: object) -> str:
+        """How it calls that path in errors."""
+        if HAS_UNIX:
+            return str(path)
+        return f"local://loopback/{uuid.uuid5(uuid.NAMESPACE_URL, str(path))}"
 
     def missing(self) -> str | None:
         """Why it cannot be tried; None if it can."""
-        if not hasattr(socket, "AF_UNIX"):
-            return "needs UNIX sockets, which Python has on POSIX only: run on Linux"
+        if not HAS_UNIX and self.name != NATIVE:
+            return "it is tried over UNIX sockets, which Python has on POSIX only: run on Linux"
         try:
             module = self.load()
         except ImportError as error:
@@ -62,13 +79,14 @@ def _has(module: ModuleType, name: str) -> bool:
         return False
 
 
+_NATIVE_PEER = r"unix:" if HAS_UNIX else r"(hvsock|local):"
 _C_CORE_KEEPS = "grpcio's C core keeps threads and descriptors for the whole process"
 
 BLOCKING: dict[str, Engine] = {
     GRPCIO: Engine(
         GRPCIO, "grpc", "unix:{}", ("insecure_channel", "server"), r"unix:", _C_CORE_KEEPS
     ),
-    NATIVE: Engine(NATIVE, "hvrpc.grpc", "unix://{}", ("insecure_channel", "server"), r"unix:"),
+    NATIVE: Engine(NATIVE, "hvrpc.grpc", "unix://{}", ("insecure_channel", "server"), _NATIVE_PEER),
     TUNNEL: Engine(
         TUNNEL,
         f"{__package__}.through_tunnel",
@@ -84,7 +102,9 @@ ASYNCIO: dict[str, Engine] = {
     GRPCIO: Engine(
         GRPCIO, "grpc.aio", "unix:{}", ("insecure_channel", "server"), r"unix:", _C_CORE_KEEPS
     ),
-    NATIVE: Engine(NATIVE, "hvrpc.grpc.aio", "unix://{}", ("insecure_channel", "server"), r"unix:"),
+    NATIVE: Engine(
+        NATIVE, "hvrpc.grpc.aio", "unix://{}", ("insecure_channel", "server"), _NATIVE_PEER
+    ),
     TUNNEL: Engine(
         TUNNEL,
         f"{__package__}.aio.through_tunnel",

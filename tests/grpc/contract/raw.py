@@ -15,6 +15,7 @@ from hyperframe import frame as wire
 from hyperframe.frame import Frame
 
 from ...sockets.background import WAIT
+from .engines import unix_socket
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -103,7 +104,7 @@ class RawClient(Raw):
     """Connected to a server, with greetings exchanged."""
 
     def __init__(self, path: Path, *, greet: bool = True) -> None:
-        sock = socket.socket(socket.AF_UNIX)
+        sock = unix_socket()
         sock.connect(str(path))
         super().__init__(sock)
         if greet:
@@ -149,7 +150,7 @@ class RawServer:
 
     def __init__(self, path: Path, *talks: Callable[[Raw], None]) -> None:
         self._talks = talks
-        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener = unix_socket()
         self._listener.bind(str(path))
         self._listener.listen(8)
         self._connections: list[socket.socket] = []

@@ -16,7 +16,7 @@ import hvrpc
 from ...sockets.background import WAIT, Background, wait_until
 from . import kinds
 from .bench import METHOD, SERVICE, Bench, path_of
-from .engines import NATIVE
+from .engines import HAS_UNIX, NATIVE, NEEDS_UNIX
 from .kinds import KINDS, UNARY
 
 ECHO = {METHOD: kinds.handler_of(UNARY, kinds.echo)}
@@ -75,6 +75,7 @@ class TestStart:
         for path in paths:
             assert bench.method(channel=bench.channel(to=path))(b"x") == b"x"
 
+    @pytest.mark.skipif(not HAS_UNIX, reason=NEEDS_UNIX)
     def test_where_nobody_can_listen_is_an_error(self, bench: Bench) -> None:
         server = bench.new_server()
         with pytest.raises((RuntimeError, hvrpc.ListenError), match="/nowhere/at/all"):

@@ -383,4 +383,4 @@ class TestNobodyThere:
     def test_names_the_address(self, bench: Bench) -> None:
         outcome = kinds.call(UNARY, bench.method())
         assert outcome.details is not None
-        assert bench.calling.nobody.format(bench.path) in outcome.details
+        assert bench.calling.nobody.format(bench.calling.place_of(bench.path)) in outcome.details

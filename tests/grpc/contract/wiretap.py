@@ -22,6 +22,7 @@ import h2.exceptions
 import h2.settings
 
 from ...sockets.background import WAIT, wait_until
+from .engines import unix_socket
 
 CHUNK = 65536
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -108,7 +109,7 @@ class Wiretap:
     def __init__(self, path: Path, bench: Any) -> None:
         self.path = path
         self._bench = bench
-        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener = unix_socket()
         self._listener.bind(str(path))
         self._listener.listen(4)
         self._sockets: list[socket.socket] = [self._listener]
@@ -146,7 +147,7 @@ class Wiretap:
             client, _ = self._listener.accept()
         except OSError:
             return
-        server = socket.socket(socket.AF_UNIX)
+        server = unix_socket()
         self._sockets += [client, server]
         server.connect(str(self._bench.path))
         self._start(self._pass_on, client, server, self._client)
