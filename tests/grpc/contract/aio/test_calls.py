@@ -417,7 +417,7 @@ class TestAllKinds:
                 yield request
                 return
 
-        requests = endless()
+        requests: Any = endless()
         call = (await bench.offer(kind, one))(requests)
         outcome = await calls.finish(kind, call)
         assert outcome.responses == [b"more"]
