@@ -107,10 +107,12 @@ class TestSlowReaders:
     def test_others_are_not_held_up_by_several_either(self, bench: Bench, kind: str) -> None:
         read = threading.Event()
         sent = [Counter() for _ in range(SEVERAL)]
+        by_all = Counter()
 
         def endless(number: int) -> Iterator[bytes]:
             for _ in range(ENOUGH // len(BIG)):
                 sent[number].up()
+                by_all.up()
                 yield BIG
 
         def ignore(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
@@ -132,8 +134,8 @@ class TestSlowReaders:
             else kinds.begin(kind, method, endless(number))
             for number in range(SEVERAL)
         ]
-        for each in sent:
-            each.wait_until_still()
+        wait_until(lambda: all(each.count for each in sent), "each has moved")
+        by_all.wait_until_still()
         echo = bench.method(name="Echo", channel=channel)
         try:
             for size in (1, MiB):

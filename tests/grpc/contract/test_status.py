@@ -39,8 +39,13 @@ def fails_in(kind: str) -> str:
 
 
 class TestSetByHandlers:
-    @pytest.mark.parametrize("code", ERRORS)
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize(
+        ("kind", "code"),
+        [
+            *((UNARY, code) for code in ERRORS),
+            *((kind, StatusCode.ABORTED) for kind in KINDS if kind != UNARY),
+        ],
+    )
     def test_abort_ends_a_call_with_any_code(
         self, bench: Bench, kind: str, code: grpc.StatusCode
     ) -> None:
