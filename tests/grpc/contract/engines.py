@@ -6,7 +6,7 @@ import importlib
 import socket
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -117,6 +117,12 @@ ASYNCIO: dict[str, Engine] = {
 }
 
 
+ON_LOOP: dict[str, Engine] = {
+    "native aio": replace(BLOCKING[NATIVE], name="native aio", module=f"{__package__}.on_loop")
+}
+"""Our server for asyncio, which meets the same clients. Its handlers run in threads."""
+
+
 def pairs(
     engines: dict[str, Engine],
     *,
@@ -150,3 +156,7 @@ def _pair(calling: Engine, serving: Engine) -> Any:
         marks.append(pytest.mark.filterwarnings(ignored))
     name = f"{calling.name} calls {serving.name}"
     return pytest.param((calling, serving), id=name, marks=marks)
+
+
+any_server = pytest.mark.parametrize("bench", [*pairs(BLOCKING), *pairs(ON_LOOP)], indirect=True)
+"""For what does not depend on how a server is told to do it: it holds for ours on a loop as well."""

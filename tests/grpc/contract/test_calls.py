@@ -13,7 +13,10 @@ import pytest
 from ...sockets.background import WAIT, Background
 from . import kinds
 from .bench import METHOD, Bench, path_of
+from .engines import any_server
 from .kinds import BIDI, CLIENT_STREAM, KINDS, SERVER_STREAM, UNARY, echo
+
+pytestmark = any_server
 
 KiB = 1024
 MiB = 1024 * KiB

@@ -14,8 +14,11 @@ import pytest
 from ...sockets.background import WAIT, Background
 from . import kinds
 from .bench import METHOD, Bench
+from .engines import any_server
 from .kinds import BIDI, KINDS, SERVER_STREAM, STREAMING_RESPONSES, UNARY
 from .test_deadlines import Held
+
+pytestmark = any_server
 
 
 class TestByTheCaller:

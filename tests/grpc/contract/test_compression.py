@@ -26,6 +26,7 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate
 BIG = b"compress me, for I say the same again and again. " * 200
 
 
+@engines.any_server
 class TestOfRequests:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     @pytest.mark.parametrize("kind", KINDS)
@@ -85,6 +86,7 @@ class TestOfRequests:
         assert [compressed for compressed, _ in tap.request.messages] == [True, False, True]
 
 
+@engines.any_server
 class TestOfResponses:
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
     @pytest.mark.parametrize("kind", KINDS)
@@ -155,7 +157,10 @@ class TestOfResponses:
 
 @pytest.mark.parametrize(
     "bench",
-    engines.pairs(engines.BLOCKING, mixed=False, wanted=lambda name: name == engines.NATIVE),
+    [
+        *engines.pairs(engines.BLOCKING, mixed=False, wanted=lambda name: name == engines.NATIVE),
+        *engines.pairs(engines.ON_LOOP),
+    ],
     indirect=True,
 )
 class TestOursAlone:

@@ -13,7 +13,10 @@ import pytest
 from ...sockets.background import WAIT, Background, wait_until
 from . import kinds
 from .bench import METHOD, Bench
+from .engines import any_server
 from .kinds import KINDS, UNARY
+
+pytestmark = any_server
 
 IDLE = grpc.ChannelConnectivity.IDLE
 CONNECTING = grpc.ChannelConnectivity.CONNECTING

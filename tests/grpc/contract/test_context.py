@@ -11,7 +11,10 @@ import pytest
 
 from . import kinds
 from .bench import METHOD, Bench
+from .engines import any_server
 from .kinds import KINDS, UNARY
+
+pytestmark = any_server
 
 
 def asked(bench: Bench, question: Any, kind: str = UNARY) -> Any:

@@ -12,7 +12,10 @@ import pytest
 from ...sockets.background import WAIT
 from . import kinds
 from .bench import METHOD, Bench
+from .engines import any_server
 from .kinds import KINDS, STREAMING_REQUESTS, UNARY
+
+pytestmark = any_server
 
 SHORT = 0.2
 """A deadline that is meant to pass."""

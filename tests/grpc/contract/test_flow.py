@@ -13,7 +13,10 @@ import pytest
 from ...sockets.background import WAIT, Background, wait_until
 from . import kinds
 from .bench import METHOD, Bench
+from .engines import any_server
 from .kinds import BIDI, CLIENT_STREAM, SERVER_STREAM, UNARY
+
+pytestmark = any_server
 
 KiB = 1024
 MiB = 1024 * KiB

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -35,23 +34,16 @@ from .raw import (
 
 Code = grpc.StatusCode
 
-ON_LOOP = {
-    "native aio": replace(
-        engines.BLOCKING[engines.NATIVE], name="native aio", module=f"{__package__}.on_loop"
-    )
-}
-"""Our server for asyncio, which meets the same clients."""
-
 servers = pytest.mark.parametrize(
     "bench",
-    engines.pairs(engines.BLOCKING, mixed=False) + engines.pairs(ON_LOOP),
+    engines.pairs(engines.BLOCKING, mixed=False) + engines.pairs(engines.ON_LOOP),
     indirect=True,
 )
 our_servers = pytest.mark.parametrize(
     "bench",
     [
         *engines.pairs(engines.BLOCKING, mixed=False, wanted=lambda name: name == engines.NATIVE),
-        *engines.pairs(ON_LOOP),
+        *engines.pairs(engines.ON_LOOP),
     ],
     indirect=True,
 )

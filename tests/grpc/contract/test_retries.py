@@ -11,8 +11,11 @@ import pytest
 
 from . import kinds
 from .bench import METHOD, SERVICE, Bench
+from .engines import any_server
 from .kinds import KINDS, SERVER_STREAM, UNARY
 from .test_deadlines import Held
+
+pytestmark = any_server
 
 
 def config(**policy: Any) -> tuple[tuple[str, Any], ...]:
