@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import sys
 import textwrap
 import traceback
@@ -114,14 +115,16 @@ def code_of(error: BaseException) -> ExitCode:
 
 OPTIONS: Final = (
     # What errors call by the names that programs use, and what it is called here. The first that fits.
+    ("Options(remote_tcp_without_tls=True)", "--remote-tcp-without-tls of hvrpc tunnel"),
     ("Tls(certificate=…, key=…, ca=…)", "--tls-cert, --tls-key and --tls-ca"),
     ("Tls(certificate=…, key=…)", "--tls-cert and --tls-key"),
     ("Tls(names=…)", "--tls-name"),
+    ("Tls(ca=…)", "--tls-ca"),
     ("certificate= and key=", "--tls-cert and --tls-key"),
     ("certificate=", "--tls-cert"),
     ("expect_peer=", "--expect-peer"),
-    (" key=", " --tls-key"),
-    (" ca=", " --tls-ca"),
+    ("key=", "--tls-key"),
+    ("ca=", "--tls-ca"),
     ("tls=", "the --tls options"),
     ("timeout=", "--timeout"),
 )
@@ -130,7 +133,8 @@ OPTIONS: Final = (
 def in_options(text: str) -> str:
     """What an error says, for somebody who types commands."""
     for argument, option in OPTIONS:
-        text = text.replace(argument, option)
+        # Whole names only: `tls=` is the end of others, too.
+        text = re.sub(rf"(?<!\w){re.escape(argument)}", lambda _, to=option: to, text)
     return text
 
 

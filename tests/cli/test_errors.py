@@ -178,3 +178,18 @@ def test_debug_shows_the_traceback(failing: list[BaseException]) -> None:
     failing.append(REFUSED)
     assert "Traceback" not in run("fail").stderr
     assert "Traceback" in run("--debug", "fail").stderr
+
+
+@pytest.mark.parametrize(
+    ("told", "typed"),
+    [
+        ("pass Tls(certificate=…, key=…)", "pass --tls-cert and --tls-key"),
+        ("give a PEM file with both, or key=", "give a PEM file with both, or --tls-key"),
+        ("its CA has to be in Tls(ca=…)", "its CA has to be in --tls-ca"),
+        ("or want TLS (tls=)", "or want TLS (the --tls options)"),
+        ("Options(remote_tcp_without_tls=True)", "--remote-tcp-without-tls of hvrpc tunnel"),
+        ("connect_timeout=5", "connect_timeout=5"),
+    ],
+)
+def test_what_programs_pass_is_told_as_what_is_typed(told: str, typed: str) -> None:
+    assert errors.in_options(told) == typed
