@@ -30,7 +30,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from ..msgpack.values import BadValue, key_step, refuse
+from ..msgpack.values import BadValue, key_step, refuse, shown
 
 Write = Callable[[Any], Any]
 Read = Callable[[Any], Any]
@@ -42,8 +42,12 @@ DEEPEST: Final = 100
 
 
 def to_map(message: Message) -> Any:
-    """What is sent for a message."""
-    return _codec(message.DESCRIPTOR).write(message)
+    """What is sent for a message. Raises TypeError for anything else."""
+    try:
+        descriptor = message.DESCRIPTOR
+    except AttributeError:
+        raise TypeError(f"expected a message, got {shown(message)}") from None
+    return _codec(descriptor).write(message)
 
 
 def from_map(kind: type[Message], value: Any, *, strict: bool = True) -> Message:
@@ -96,8 +100,8 @@ class _Codec:
             for extension, value in message.ListFields():
                 if extension.is_extension:
                     field = _extension(extension)
-                    shown = value if field.write is None else field.write(value)
-                    written[f"[{extension.full_name}]"] = shown
+                    plain = value if field.write is None else field.write(value)
+                    written[f"[{extension.full_name}]"] = plain
         return written
 
     def message(self, kind: type[Message], value: Any, strict: bool, depth: int = 0) -> Message:

@@ -83,6 +83,13 @@ class _ManyRequests(Method, Generic[RequestT, ResponseT]):
         self.request = request
         self.response = response
 
+    def _check(self, requests: object) -> None:
+        """Raise TypeError for what gives no messages: within a call it would only be a cancellation."""
+        if not (requests is None or isinstance(requests, Iterable | AsyncIterable)):
+            raise TypeError(
+                f"{self.name}() takes an iterable of {self.request.__name__}, not {requests!r:.100}"
+            )
+
 
 # --- Blocking -----------------------------------------------------------------------------------
 
@@ -379,6 +386,7 @@ class AsyncStreamUnary(_ManyRequests[RequestT, ResponseT]):
         wait_for_ready: bool | None = None,
     ) -> AsyncStreamUnaryCall[RequestT, ResponseT]:
         """Call it. Without requests, `write` them to the call, then `done_writing`."""
+        self._check(requests)
         result: AsyncStreamUnaryCall[RequestT, ResponseT] = self._call(
             requests,
             timeout=timeout,
@@ -401,6 +409,7 @@ class AsyncStreamStream(_ManyRequests[RequestT, ResponseT]):
         wait_for_ready: bool | None = None,
     ) -> AsyncStreamStreamCall[RequestT, ResponseT]:
         """Call it. Without requests, `write` them to the call, then `done_writing`."""
+        self._check(requests)
         result: AsyncStreamStreamCall[RequestT, ResponseT] = self._call(
             requests,
             timeout=timeout,

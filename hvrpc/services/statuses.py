@@ -10,12 +10,14 @@ import grpc
 from ..errors import (
     AccessDenied,
     CallCancelled,
+    CallError,
     ConnectionLost,
     DeadlineExceeded,
     HvrpcError,
     InvalidParams,
     MethodNotFound,
     OpenFailed,
+    Outcome,
     ProtocolError,
     RemoteError,
     SessionClosed,
@@ -61,11 +63,17 @@ def details_of(error: HvrpcError) -> str:
     return error.message if isinstance(error, RemoteError) else str(error)
 
 
+def outcome_of(error: HvrpcError) -> Outcome:
+    """Whether the call may have been carried out. What is no error of a call came before it was sent."""
+    return error.outcome if isinstance(error, CallError) else Outcome.NOT_SENT
+
+
 class ServiceError(grpc.RpcError, grpc.Call):
     """A call over msgpack-RPC has no result. The hvrpc error is its `__cause__`."""
 
     def __init__(self, error: HvrpcError) -> None:
         super().__init__(str(error))
+        self.outcome = outcome_of(error)
         self._code = code_of(error)
         self._details = details_of(error)
 
@@ -105,6 +113,18 @@ class ServiceError(grpc.RpcError, grpc.Call):
         return f"{self._code.name}: {self._details}"
 
 
+class AioServiceError(grpc.aio.AioRpcError):
+    """The same with asyncio."""
+
+    def __init__(self, error: HvrpcError) -> None:
+        nothing = grpc.aio.Metadata()
+        super().__init__(code_of(error), nothing, nothing, details_of(error))
+        self.outcome = outcome_of(error)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return aio_error, (self.__cause__,)
+
+
 def rpc_error(error: HvrpcError) -> ServiceError:
     """What a blocking caller is raised."""
     raised = ServiceError(error)
@@ -112,9 +132,8 @@ def rpc_error(error: HvrpcError) -> ServiceError:
     return raised
 
 
-def aio_error(error: HvrpcError) -> grpc.aio.AioRpcError:
+def aio_error(error: HvrpcError) -> AioServiceError:
     """What a coroutine is raised."""
-    nothing = grpc.aio.Metadata()
-    raised = grpc.aio.AioRpcError(code_of(error), nothing, nothing, details_of(error))
+    raised = AioServiceError(error)
     raised.__cause__ = error
     return raised

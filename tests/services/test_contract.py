@@ -16,6 +16,7 @@ import grpc
 import pytest
 from google.protobuf import empty_pb2
 
+import hvrpc
 from hvrpc.testing import Link
 
 from .echo import WAIT
@@ -217,6 +218,35 @@ class TestErrors:
         error = caught.value
         assert error.code() is grpc.StatusCode.UNAVAILABLE
 
+    @pytest.mark.parametrize("wire", OURS, indirect=True)
+    def test_an_error_says_whether_the_call_may_have_run(self, wire: Wire) -> None:
+        absent = wire.fresh_url()
+        wire.serve()
+        client = wire.client()
+        assert outcome(client.fail, code="ABORTED") is hvrpc.Outcome.ANSWERED
+        # Which of the others it is depends on whose clock is first: the server may say so itself.
+        assert outcome(client.wait, text="x", timeout=0.2) is not hvrpc.Outcome.NOT_SENT
+        wire.url = absent
+        absentee = wire.client(retry=False)
+        assert outcome(absentee.say, timeout=WAIT) is hvrpc.Outcome.NOT_SENT
+        assert outcome(absentee.repeat, timeout=WAIT) is hvrpc.Outcome.NOT_SENT
+
+    @pytest.mark.parametrize("wire", OURS, indirect=True)
+    def test_what_is_no_message_is_not_sent(self, client: Any) -> None:
+        with pytest.raises((TypeError, grpc.RpcError)) as caught:
+            client.say("x")
+        error = caught.value
+        assert isinstance(error, TypeError) or isinstance(error.__cause__, TypeError)
+
+
+def outcome(method: Any, **keywords: Any) -> hvrpc.Outcome:
+    """What the error of a call that fails says of it."""
+    with pytest.raises(grpc.RpcError) as caught:
+        list(method(**keywords))
+    error: Any = caught.value
+    found: hvrpc.Outcome = error.outcome
+    return found
+
 
 class TestOptions:
     def test_metadata(self, client: Any) -> None:
@@ -381,6 +411,17 @@ class TestAsyncio:
 
         seen, joined = served.loop.run(talk())
         assert (seen, joined.text) == (list(range(40)), "a b")
+
+    def test_what_gives_no_messages_is_a_type_error(self, served: Wire) -> None:
+        client = served.client().client
+
+        async def mistake() -> None:
+            # Left to the call, it would be a cancellation, which nobody asked for.
+            for method in (client.join, client.chat):
+                with pytest.raises(TypeError, match="takes an iterable of Note"):
+                    method(Note())
+
+        served.loop.run(mistake())
 
     def test_cancelling_the_task_cancels_the_call(self, served: Wire) -> None:
         client = served.client().client
