@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,22 @@ def _message(schema: Schema, method: MethodDescriptor, value: Any) -> Message:
     try:
         return json_format.ParseDict(value, request_class(method)(), descriptor_pool=schema.pool)
     except json_format.ParseError as error:
+        if isinstance(value, str):
+            raise click.UsageError(_no_json(value)) from error
         raise click.UsageError(f"this is no {wanted}: {error}") from error
     except (AttributeError, TypeError) as error:  # a value that is no object at all
         raise click.UsageError(f"this is no {wanted}: {value!r}") from error
+
+
+def _no_json(text: str) -> str:
+    """What is wrong with a word that was to be a message, and that is mere text."""
+    if not text.startswith(("{", "[")):
+        return f"this is neither NAME=VALUE nor JSON: {text}"
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return f"this is not JSON ({error}), or the shell has taken its quotes: {text}"
+    return f"this is no message: {text}"
 
 
 def fields(message: Descriptor, named: list[tuple[str, Word]]) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class Schema:
         self, files: Iterable[descriptor_pb2.FileDescriptorProto], services: Sequence[str]
     ):
         self.pool = DescriptorPool()
-        _add_all(self.pool, {file.name: file for file in files})
+        self._files = {file.name: file for file in files}
+        _add_all(self.pool, self._files)
         # A server may name a service, its own reflection say, that it cannot describe.
         self.services = sorted(name for name in services if self._knows(name))
 
@@ -59,26 +60,48 @@ class Schema:
 
     def method(self, name: str) -> MethodDescriptor:
         """A method: `pkg.Service/Method`, `Service.Method`, or `Method` if only one is called so."""
-        methods = {
+        methods = self._methods()
+        wanted = name.removeprefix("/").replace("/", ".")
+        return methods[_the_one(wanted, [*methods], "method")]
+
+    def _methods(self) -> dict[str, MethodDescriptor]:
+        return {
             f"{service}.{method.name}": method
             for service in self.services
             for method in self.pool.FindServiceByName(service).methods
         }
-        wanted = name.removeprefix("/").replace("/", ".")
-        return methods[_the_one(wanted, [*methods], "method")]
 
     def symbol(self, name: str) -> Symbol:
-        """Whatever has that name: a service, a method, a message or an enum."""
+        """A service, method, message or enum: by its full name, or by an end that only one has."""
         plain = name.removeprefix("/").replace("/", ".").removeprefix(".")
-        for find in (self.pool.FindMessageTypeByName, self.pool.FindEnumTypeByName):
-            try:
-                return find(plain)
-            except KeyError:
-                continue
-        try:
-            return self.service(plain)
-        except Failure:
-            return self.method(plain)
+        services = {each: self.pool.FindServiceByName(each) for each in self.services}
+        # What is called before what it takes: a method `Order` before a message `Order`.
+        for known in ({**services}, {**self._methods()}, self._types()):
+            alike = [each for each in known if f".{each}".endswith(f".{plain}")]
+            if alike:
+                return known[_the_one(plain, alike, "symbol")]
+        raise Failure(
+            f"there is no service, method, message or enum {name}",
+            why=f"the services are: {', '.join(services) or 'none'}",
+            do="hvrpc list shows their methods, hvrpc describe what these take",
+            code=ExitCode.REFUSED,
+        )
+
+    def _types(self) -> dict[str, Symbol]:
+        """Messages and enums of all files, also those within messages."""
+        types: dict[str, Symbol] = {}
+
+        def add(scope: str, messages: Iterable[Any], enums: Iterable[Any]) -> None:
+            for enum in enums:
+                types[f"{scope}{enum.name}"] = self.pool.FindEnumTypeByName(f"{scope}{enum.name}")
+            for message in messages:
+                name = f"{scope}{message.name}"
+                types[name] = self.pool.FindMessageTypeByName(name)
+                add(f"{name}.", message.nested_type, message.enum_type)
+
+        for file in self._files.values():
+            add(f"{file.package}." if file.package else "", file.message_type, file.enum_type)
+        return types
 
 
 def _the_one(name: str, known: Sequence[str], what: str) -> str:
@@ -217,5 +240,10 @@ def _compiled(sources: Sequence[str], include: Sequence[str]) -> bytes:
         paths = [f"--proto_path={each}" for each in folders]
         options = ["--include_imports", f"--descriptor_set_out={result}"]
         if protoc.main(["protoc", *paths, *options, *sources]):
-            raise click.UsageError("protoc could not read the .proto files; it has told why above")
+            raise Failure(
+                "the .proto files cannot be read",
+                why="protoc has told the reason above",
+                do="correct them; name the folder that their imports start from with -I",
+                code=ExitCode.USAGE,
+            )
         return Path(result).read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -154,7 +155,7 @@ def target_options(function: Function) -> Function:
             msgpack,
             timeout or None,
             wait,
-            protos,
+            tuple(_found(each, include) for each in protos),
             include,
             foreign,
             expect_peer,
@@ -206,12 +207,21 @@ def proto_options(function: Function) -> Function:
             "--proto",
             "protos",
             multiple=True,
-            type=click.Path(exists=True, dir_okay=False),
+            type=click.Path(dir_okay=False),
             help="A .proto file, or a descriptor set, of a server without reflection.",
         ),
     ):
         function = option(function)
     return function
+
+
+def _found(file: str, include: tuple[str, ...]) -> str:
+    """Where a file of --proto is: as it is written or, as imports are, below a folder of -I."""
+    for path in (file, *(os.path.join(folder, file) for folder in include)):
+        if os.path.isfile(path):
+            return path
+    below = f", nor below {' or '.join(include)}" if include else ""
+    raise click.UsageError(f"--proto: there is no file {file}{below}")
 
 
 def speaks_otherwise(error: BaseException | None) -> bool:

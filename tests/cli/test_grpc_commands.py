@@ -101,6 +101,9 @@ def test_metadata_goes_both_ways(shop: str) -> None:
         ([ORDER, "{}", "{}"], ExitCode.USAGE, "takes one message, not 2"),
         ([ORDER, "{}", "name=x"], ExitCode.USAGE, "not both"),
         (["Fill", "5"], ExitCode.USAGE, "this is no shop.v1.OrderRequest"),
+        ([ORDER, "beer"], ExitCode.USAGE, "this is neither NAME=VALUE nor JSON: beer"),
+        ([ORDER, "{name: beer}"], ExitCode.USAGE, "this is not JSON (Expecting property name"),
+        ([ORDER, '{"nme": 1}'], ExitCode.USAGE, 'has no field named "nme"'),
         ([ORDER, "--notify"], ExitCode.USAGE, "gRPC has no notifications"),
     ],
 )
@@ -157,6 +160,8 @@ def test_a_server_without_reflection_needs_a_file(silent_shop: str, tmp_path: Pa
     elsewhere.write_text('syntax = "proto3"; import "shop.proto";', encoding="utf-8")
     words = ["--proto", elsewhere, "-I", PROTO.parent]
     assert answer(run("call", silent_shop, ORDER, "name=x", *words))["text"] == "0 x x"
+    words = ["--proto", PROTO.name, "-I", PROTO.parent]  # written like an import
+    assert answer(run("call", silent_shop, ORDER, "name=x", *words))["text"] == "0 x x"
 
 
 def test_a_file_that_is_no_proto(engine: Engine, tmp_path: Path) -> None:
@@ -164,6 +169,10 @@ def test_a_file_that_is_no_proto(engine: Engine, tmp_path: Path) -> None:
     Path(broken).write_text("this is nothing", encoding="utf-8")
     result = run("call", "unix:///nobody", ORDER, "--proto", broken)
     assert result.exit_code == ExitCode.USAGE
+    assert "with -I" in result.stderr
+    result = run("call", "unix:///nobody", ORDER, "--proto", "gone.proto", "-I", tmp_path)
+    assert result.exit_code == ExitCode.USAGE
+    assert f"there is no file gone.proto, nor below {tmp_path}" in result.stderr
     other = tmp_path / "set.bin"
     other.write_bytes(b"\xff\xff")
     result = run("call", "unix:///nobody", ORDER, "--proto", other)
@@ -197,8 +206,12 @@ def test_describe_shows_what_the_proto_says(shop: str) -> None:
     assert "message shop.v1.OrderReply {" in told_of(shop, "Order")
     assert told_of(shop, "shop.v1.Size") == "enum shop.v1.Size {\n  SMALL = 0;\n  LARGE = 1;\n}\n"
     assert "service shop.v1.Till {" in told_of(shop)
+    assert told_of(shop, "OrderRequest") == told
+    assert told_of(shop, "Address").startswith("message shop.v1.OrderRequest.Address {")
+    assert told_of(shop, "Size").startswith("enum shop.v1.Size {")
     unknown = run("describe", shop, "shop.v1.Nothing")
     assert unknown.exit_code == ExitCode.REFUSED
+    assert "no service, method, message or enum shop.v1.Nothing" in unknown.stderr
 
 
 def told_of(shop: str, *words: str) -> str:
