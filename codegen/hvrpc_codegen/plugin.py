@@ -12,8 +12,14 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
-from google.protobuf.descriptor_pb2 import Edition
+try:
+    from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
+    from google.protobuf.descriptor_pb2 import Edition
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"generating code needs grpcio-tools, with protobuf ({error}): pip install 'hvrpc[codegen]'",
+        name=error.name,
+    ) from error
 
 from . import names
 from .errors import CodegenError, Problem

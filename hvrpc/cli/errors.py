@@ -73,10 +73,20 @@ class Failure(click.ClickException):
         print_problem(self.problem)
 
 
+PACKAGES: Final = {
+    # What a module is called where it is installed from.
+    "google": "protobuf",
+    "grpc": "grpcio",
+    "grpc_health": "grpcio-health-checking",
+    "grpc_tools": "grpcio-tools",
+}
+
+
 def missing(package: str, extra: str) -> Failure:
-    """A package is not installed that comes with an extra."""
+    """A package, or a module of it, is not installed that comes with an extra."""
+    name = PACKAGES.get(package.partition(".")[0], package)
     return Failure(
-        f"this needs {package}, which is not installed here",
+        f"this needs {name}, which is not installed here",
         do=f'{sys.executable} -m pip install "hvrpc[{extra}]"',
         code=ExitCode.MISSING,
     )
@@ -134,7 +144,7 @@ def in_options(text: str) -> str:
     """What an error says, for somebody who types commands."""
     for argument, option in OPTIONS:
         # Whole names only: `tls=` is the end of others, too.
-        text = re.sub(rf"(?<!\w){re.escape(argument)}", lambda _, to=option: to, text)
+        text = re.sub(rf"(?<!\w){re.escape(argument)}", option, text)
     return text
 
 
@@ -230,7 +240,8 @@ def _remote(error: errors.RemoteError) -> Problem:
     return Problem(f"{what} answered with an error", why, do, code_of(error))
 
 
-def _fate(error: errors.CallError) -> str:
+def _fate(error: Any) -> str:
+    """Whether it may have run, of an error that knows it."""
     return "" if error.outcome is errors.Outcome.ANSWERED else error.outcome.value
 
 
@@ -244,7 +255,11 @@ def _status(error: Any) -> Problem:
     code = STATUS_CODES.get(status, ExitCode.REFUSED)
     if below is not None and below.why:
         return Problem(f"{status}: {below.what}", below.why, below.do, code)
-    return Problem(f"the call ended with status {status}", why, code=code)
+    do = ""
+    if code is ExitCode.TOO_LATE:
+        fate = _fate(error) if hasattr(error, "outcome") else ""
+        do = "; ".join(filter(None, ["give it longer with --timeout", fate]))
+    return Problem(f"the call ended with status {status}", why, do, code)
 
 
 def print_problem(problem: Problem) -> None:

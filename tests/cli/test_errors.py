@@ -193,3 +193,31 @@ def test_debug_shows_the_traceback(failing: list[BaseException]) -> None:
 )
 def test_what_programs_pass_is_told_as_what_is_typed(told: str, typed: str) -> None:
     assert errors.in_options(told) == typed
+
+
+def test_a_grpc_call_that_takes_too_long_says_what_gives_it_longer() -> None:
+    grpc = pytest.importorskip("grpc", reason="pip install 'hvrpc[grpc]'")
+
+    class Late(grpc.RpcError):  # type: ignore[misc, name-defined]
+        outcome = library.Outcome.MAY_HAVE_RUN
+
+        def code(self) -> object:
+            return grpc.StatusCode.DEADLINE_EXCEEDED
+
+        def details(self) -> str:
+            return "Deadline Exceeded"
+
+    problem = problem_of(Late())
+    assert problem is not None
+    assert problem.code is ExitCode.TOO_LATE
+    assert problem.do == f"give it longer with --timeout; {library.Outcome.MAY_HAVE_RUN.value}"
+
+
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("google.protobuf", "protobuf"), ("grpc", "grpcio"), ("hpack", "hpack")],
+)
+def test_what_is_missing_is_called_as_it_is_installed(module: str, package: str) -> None:
+    problem = errors.missing(module, "grpc").problem
+    assert problem.what == f"this needs {package}, which is not installed here"
+    assert problem.code is ExitCode.MISSING

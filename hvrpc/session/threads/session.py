@@ -286,6 +286,7 @@ CLOSED_AT_ONCE: Final = (
     "it has closed before its first word: it may not let this machine in (its allow= and its log say),"
     " or want TLS (tls=)"
 )
+SPEAKS_OTHERWISE: Final = "it speaks another protocol, or TLS (tls=)"
 
 
 def not_sent(failure: HvrpcError, address: Address) -> HvrpcError:
@@ -293,7 +294,7 @@ def not_sent(failure: HvrpcError, address: Address) -> HvrpcError:
     if isinstance(failure.__cause__, AccessDenied):
         return failure.__cause__  # with TLS, a server tells only now that it refuses a certificate
     if isinstance(failure, ConnectionLost | ProtocolError) and not failure.remedy:
-        failure.remedy = CLOSED_AT_ONCE
+        failure.remedy = SPEAKS_OTHERWISE if isinstance(failure, ProtocolError) else CLOSED_AT_ONCE
     if isinstance(failure, CallError):
         failure.outcome = Outcome.NOT_SENT
         failure.address = failure.address or str(address)
