@@ -85,9 +85,9 @@ class Story:
         )
 
 
-def play(pair: Pair, seconds: float, seed: int) -> Story:
-    """Call and break for so long."""
-    return _Play(pair, seed).run(seconds)
+def play(pair: Pair, seconds: float, seed: int, *, results: int = 0, connections: int = 0) -> Story:
+    """Call and break for so long; on a busy machine longer, until there were so many of both."""
+    return _Play(pair, seed).run(seconds, results, connections)
 
 
 class _Play:
@@ -99,15 +99,23 @@ class _Play:
         self._link: Link = pair.enter(Link(self._serving.url))
         self._over = threading.Event()
 
-    def run(self, seconds: float) -> Story:
+    def run(self, seconds: float, results: int, connections: int) -> Story:
         client = self._pair.client(str(self._link.address), dead_after=DEAD_AFTER, timeout=5.0)
         seeds = [self._random.random() for _ in range(CALLERS)]
         callers = [
             Background(partial(self._call, client, n, random.Random(seeds[n])))
             for n in range(CALLERS)
         ]
+
+        def is_too_little() -> bool:
+            fates = list(self._story.fates.values())
+            return fates.count(RESULT) <= results or client.connections <= connections
+
         end = time.monotonic() + seconds
-        while time.monotonic() < end and all(caller.thread.is_alive() for caller in callers):
+        while all(caller.thread.is_alive() for caller in callers):
+            late = time.monotonic() - end
+            if late >= 0 and not (is_too_little() and late < WAIT):
+                break
             self._break()
         self._heal()
         self._over.set()
