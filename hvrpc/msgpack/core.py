@@ -255,10 +255,8 @@ class MsgpackCore(Core):
         pending = self.pending
         methods = self._table
         active = self.active
-        # While we wait for answers ourselves we have to read on, for the answers come on the same
-        # connection; then twice as many calls are taken, and the rest is refused.
         room = self._in_flight - len(active)
-        if room <= 0 and not pending:
+        if room <= 0 and not self._must_read_on():
             decoder.stopped(decoder.start)
             self.throttled = self.has_more = True
             return
@@ -316,7 +314,7 @@ class MsgpackCore(Core):
                     return
                 if room <= 0:
                     room = self._in_flight - len(active)
-                    if room <= 0 and not pending:
+                    if room <= 0 and not self._must_read_on():
                         decoder.stopped(at)
                         self.throttled = self.has_more = True
                         return
@@ -326,6 +324,13 @@ class MsgpackCore(Core):
             raise not_msgpack(error) from error
         decoder.ran_out(at)
         self.target = decoder.target
+
+    def _must_read_on(self) -> bool:
+        """Whether what is under way waits for what the peer says: the answers to calls of ours, or how much
+        more of a stream it takes. Then twice as many calls are taken, and the rest is refused."""
+        return bool(self.pending) or any(
+            isinstance(running, Producer) for running in list(self.active.values())
+        )
 
     def _digest_one(self, message: Any, work: deque[Any]) -> None:
         """A message that is not one of the two usual ones, or is not known to be."""

@@ -27,7 +27,7 @@ from hvrpc import (
     ProtocolError,
     RemoteError,
 )
-from hvrpc.msgpack import Limits
+from hvrpc.msgpack import Context, Limits
 
 from ..sockets.background import WAIT, wait_until
 from ..sockets.places import UnixPlace, short_folder
@@ -254,6 +254,43 @@ class TestHostileClients:
                 assert peer.ended()
         wait_until(lambda: server.connections == 0, "the connections have ended")
         assert is_served(made)
+
+    def test_what_is_under_way_hears_what_it_waits_for(self, made: Bench) -> None:
+        """As many calls as may be under way are, and the answers they need come behind more calls."""
+
+        class Back:
+            def ask(self, context: Context) -> Any:
+                return context.caller.call("more")
+
+        class BackAsync:
+            async def ask(self, context: Context) -> Any:
+                return await context.caller.call("more")
+
+        back = BackAsync() if made.server_driver == ASYNCIO else Back()
+        made.serve([back.ask, Tools().add], limits=Limits(in_flight=2))
+        with call(made.url) as peer:
+            peer.send(pack([0, 1, "ask", []], [0, 2, "ask", []], [0, 3, "add", [1, 2]]))
+            answers = {}
+            while len(answers) < 3:
+                kind, number, *rest = peer.next()
+                if kind == 0:
+                    peer.send([1, number, None, "here"])
+                else:
+                    answers[number] = rest[1]
+            assert answers == {1: "here", 2: "here", 3: 3}
+
+    def test_streams_are_told_of_room_however_many_run(self, made: Bench) -> None:
+        made.serve(Tools(), limits=Limits(in_flight=2))
+        with call(made.url) as peer:
+            peer.send([0, 1, "$/hello", [{"hvrpc": 1}]])
+            streams = ([0, n, "$/call", ["count", [5], {}, {"stream": 1}]] for n in (2, 3))
+            peer.send(pack(*streams, [0, 4, "add", [1, 2]]))
+            peer.send(pack([2, "$/more", [2, 9]], [2, "$/more", [3, 9]]))
+            ended = set()
+            while ended != {1, 2, 3, 4}:
+                kind, number, *_ = peer.next()
+                if kind == 1:
+                    ended.add(number)
 
     def test_a_flood_of_streams_and_cancels(self, made: Bench) -> None:
         tools = Tools()

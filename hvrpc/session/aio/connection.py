@@ -301,6 +301,8 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             self._flush()
         elif self.core.outgoing and _ends_large(self.core.outgoing):
             self._flush()  # at once, so that the next caller learns whether there is room for more
+        if self._not_reading and self.core.waiting:
+            self._loop.call_soon(self._read_on)  # for the answer comes the same way
 
     def _uncork(self) -> None:
         self._corked = False
@@ -392,6 +394,8 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
                 self._flush()
             elif type(item) is tuple or len(item) >= JOIN:
                 self._flush()
+        if self._not_reading:
+            self._loop.call_soon(self._read_on)  # for the answer comes the same way
         if self._timer is None:
             self.look_out()
         if limit is not None:
