@@ -512,3 +512,19 @@ def test_fork_during_calls_of_other_threads(server: hvrpc.msgpack.Server) -> Non
     assert all(worker.result() > 0 for worker in workers)
     assert client.connections == 1
     client.close()
+
+
+def test_a_handler_that_waits_for_its_own_call_does_not_look_stuck() -> None:
+    """It reads on by itself meanwhile; nobody has to take over. Another thread that waits changes nothing."""
+    with line_pair() as (ours, _):
+        done = Call()
+        done.done = True
+        ours.handled = ours.serving = 5
+        ours._runner = threading.get_ident()
+        assert ours.wait(done, None)
+        assert ours.serving == ours.handled == 6
+        Background(lambda: ours.wait(done, None)).result()
+        assert ours.serving == ours.handled == 6
+        ours.serving = 0
+        assert ours.wait(done, None)
+        assert ours.serving == 0

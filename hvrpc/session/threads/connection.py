@@ -27,7 +27,7 @@ import logging
 import socket
 import threading
 import time
-from _thread import LockType, allocate_lock
+from _thread import LockType, allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic
@@ -95,6 +95,8 @@ class Connection(Generic[CoreT]):
         self.handled = 0
         self.reader: object = None
         """Who reads what the peer asks for, and runs it."""
+        self._runner = 0
+        """The thread that does."""
         self._heartbeat = heartbeat
         self._watchful = watchful
         self._on_end = on_end
@@ -372,6 +374,9 @@ class Connection(Generic[CoreT]):
         """
         following = False
         lead = self._lead
+        if self.serving and self._runner == get_ident():
+            # A handler that waits for more of its own call reads on by itself: nobody has to take over.
+            self.handled = self.serving = self.handled + 1
         try:
             while not call.done:
                 if self._blocked:
@@ -632,6 +637,7 @@ class Connection(Generic[CoreT]):
         core = self.core
         only_one = core.only_one
         serve_simple = core.serve_simple
+        self._runner = get_ident()
         lead = self._lead
         recv = self._recv
         heartbeat = self._heartbeat
@@ -840,6 +846,7 @@ class Connection(Generic[CoreT]):
         with self._state:
             # Whoever comes back from a handler now finds a successor.
             self.reader = successor
+            self._runner = 0
             self.serving = 0
         self._start_reading(successor, leading)
 
