@@ -18,7 +18,7 @@ from hvrpc import Address, ConnectionLost, DeadlineExceeded, OpenFailed, Outcome
 from hvrpc.msgpack import Limits, Service, aio
 from hvrpc.msgpack.core import MsgpackCore
 from hvrpc.session.aio import Connection
-from hvrpc.session.aio.connection import MAX_QUEUED
+from hvrpc.session.aio.connection import LOOK, MAX_QUEUED
 from hvrpc.sockets import Stream
 
 from ..sockets.background import WAIT
@@ -280,6 +280,26 @@ class TestOneSmallMessageAtATime:
                     arrive(connection, [0, number, "large", []])
             assert not line.reading
             assert made * 30_000 < MAX_QUEUED + 60_000
+            connection.end(ConnectionLost("the test is over"))
+
+        run(main)
+
+
+class TestRoughLimits:
+    @pytest.mark.parametrize("limit", [8 * LOOK, 8.5 * LOOK, 60.0])
+    def test_are_kept_within_two_looks(self, limit: float) -> None:
+        async def main() -> None:
+            _, connection = Line.of(None)
+            call = connection.make_call()
+            item = connection.core.prepare("never", (), call)
+            assert connection.begin(item, call, limit, alone=True)
+            looks = 0
+            while not call.future.done():
+                connection._look()
+                looks += 1
+            # The first may come at once, or as late as the others.
+            assert (looks - 1) * LOOK > limit
+            assert looks * LOOK <= limit + 2 * LOOK
             connection.end(ConnectionLost("the test is over"))
 
         run(main)

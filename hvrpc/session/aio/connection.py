@@ -426,7 +426,8 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         for call in list(self.core.calls()):
             if isinstance(call, FutureCall) and call.limit is not None:
                 if call.looks < 0:
-                    call.looks = int(call.limit / self._look_every) + 1
+                    # Not counting this one, and the one that ends it: late by two looks at most.
+                    call.looks = int(call.limit / self._look_every)
                 elif call.looks > 0:
                     call.looks -= 1
                 else:
