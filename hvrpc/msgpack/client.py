@@ -23,7 +23,7 @@ import tenacity
 from .. import sockets
 from ..access import Access, Peer, Rule
 from ..addresses import Address
-from ..errors import CallCancelled, DeadlineExceeded, HvrpcError, Outcome
+from ..errors import CallCancelled, CallError, DeadlineExceeded, HvrpcError, Outcome
 from ..security import Security
 from ..session.core import Call
 from ..session.opening import OnAttempt, Policy
@@ -453,9 +453,18 @@ class Pending(Request):
 
     def result(self, timeout: Timeout = UNSET) -> Any:
         """Wait for the result. Raises what :meth:`Client.call` would."""
+        batch = self._sending.batch
+        caller = batch._caller
         if self._sending.connection is None:
-            self._sending.batch.send()
-        caller = self._sending.batch._caller
+            if self._sending is not batch._sending:
+                raise CallError(
+                    "its batch was not sent, because something in it cannot be",
+                    address=caller.address,
+                    method=self.method,
+                    outcome=Outcome.NOT_SENT,
+                    remedy="make a new batch without what `send` has named",
+                )
+            batch.send()
         limit: Any = caller._timeout if timeout is UNSET else timeout
         deadline = None if limit is None else time.monotonic() + limit
         if not self.done:

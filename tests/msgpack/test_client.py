@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 import hvrpc.msgpack
-from hvrpc import Address, ConnectionLost, DeadlineExceeded, MethodNotFound, Outcome, RemoteError
+from hvrpc import (
+    Address,
+    CallError,
+    ConnectionLost,
+    DeadlineExceeded,
+    MethodNotFound,
+    Outcome,
+    RemoteError,
+)
 from hvrpc.msgpack import Context
 from hvrpc.msgpack.client import PeerCaller
 
@@ -91,10 +99,13 @@ class TestBatch:
     def test_a_batch_that_cannot_be_packed_sends_nothing(self, made: Bench) -> None:
         client = pair(made)
         batch = client.batch()
-        batch.call("note", 1)
+        first = batch.call("note", 1)
         batch.call("note", object())
         with pytest.raises(ValueError, match=r"params\[0\]"):
             batch.send()
+        with pytest.raises(CallError, match="its batch was not sent") as caught:
+            first.result()
+        assert caught.value.outcome is Outcome.NOT_SENT
         assert client.call("noted") == []
 
     def test_a_batch_that_comes_just_after_the_end_was_not_sent(self, made: Bench) -> None:
