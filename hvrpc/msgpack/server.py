@@ -35,17 +35,18 @@ from .core import MsgpackCore
 from .extensions import Extensions
 from .limits import DEFAULT, Limits
 from .loops import LoopThread
-from .service import Service, SupportsAddTo
+from .service import Service, SupportsAddTo, parted
 
 GRACE: Final = 5.0
 """Seconds that closing waits for methods under way."""
 
 
 class Server:
-    """Serves an object, a module, functions, or a :class:`hvrpc.msgpack.Service`.
+    """Serves an object, a module, functions, servicers that were generated, a list of these, or a
+    :class:`hvrpc.msgpack.Service`.
 
-    Next: :meth:`add` for servicers that were generated, :meth:`listen`, then :meth:`start`, and
-    :meth:`close` in the end. Making it raises TypeError for a service without methods, and for a type
+    Next: :meth:`add` for more servicers, :meth:`listen`, then :meth:`start`, and :meth:`close` in the
+    end. Making it raises TypeError for a service without methods, and for a type
     hint that cannot be checked.
     """
 
@@ -60,7 +61,8 @@ class Server:
         dead_after: float = Heartbeat.DEAD_AFTER,
     ) -> None:
         """`tracebacks` lets callers of ours see where a method raised: useful, and indiscreet."""
-        self.service = Service.of(service, extensions or ())
+        plain, servicers = parted(service)
+        self.service = Service.of(plain, extensions or ())
         self._limits = limits
         self._extensions = extensions
         self._tracebacks = tracebacks
@@ -68,6 +70,8 @@ class Server:
         self._acceptor: Acceptor[MsgpackCore] = Acceptor(
             self._make_core, max_connections=max_connections, dead_after=dead_after
         )
+        for servicer in servicers:
+            self.add(servicer)
 
     def _make_core(
         self, stream: Stream, connection: Callable[[], Connection[MsgpackCore]]

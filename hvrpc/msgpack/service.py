@@ -47,6 +47,20 @@ class SupportsAddTo(Protocol[S_contra]):
         """Offer the servicer on a server."""
 
 
+def is_servicer(offered: object) -> bool:
+    """Whether `hvrpc codegen` has made the class of it: it offers itself, with what its `.proto` says."""
+    kind = type(offered)
+    return hasattr(kind, "descriptor") and callable(getattr(kind, "add_to", None))
+
+
+def parted(offered: Any) -> tuple[Any, list[Any]]:
+    """What is given to a server, as what makes its service, and servicers, which are added to it."""
+    if isinstance(offered, list | tuple):
+        servicers = [each for each in offered if is_servicer(each)]
+        return [each for each in offered if not is_servicer(each)], servicers
+    return (None, [offered]) if is_servicer(offered) else (offered, [])
+
+
 class Caller(Protocol):
     """The way back to whoever called."""
 
@@ -229,6 +243,11 @@ class Service(Mapping[str, Method]):
                     self.add(each, prefix=f"{prefix}{name}.")
         elif inspect.isroutine(offered):
             self._add(prefix + getattr(offered, _MARK, offered.__name__), offered)
+        elif is_servicer(offered):
+            raise TypeError(
+                f"{type(offered).__name__} is a servicer that was generated: give it to a server,"
+                " or add it to one with server.add(…)"
+            )
         elif isinstance(offered, type):
             raise TypeError(
                 f"a service is an object, not the class {offered.__name__}: write {offered.__name__}()"

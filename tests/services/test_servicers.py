@@ -169,3 +169,24 @@ def test_a_client_of_a_channel_leaves_it_open() -> None:
         assert EchoClient(channel).say(text="y").text == "y"
     server.stop(0).wait()
     pool.shutdown()
+
+
+class Plain:
+    def ping(self) -> str:
+        return "pong"
+
+
+def test_a_server_of_msgpack_rpc_takes_servicers_like_any_service() -> None:
+    server = hvrpc.msgpack.Server(Echo(Told()))
+    assert "hvrpc.echo.v1.Echo.Say" in server.service
+    server = hvrpc.msgpack.Server([Plain(), Echo(Told())])
+    assert {"ping", "hvrpc.echo.v1.Echo.Say"} <= set(server.service)
+    aio = hvrpc.msgpack.aio.Server(AsyncEcho(Told()))
+    assert "hvrpc.echo.v1.Echo.Say" in aio.service
+    with pytest.raises(TypeError, match="AsyncEcho is not made for that"):
+        hvrpc.msgpack.Server(AsyncEcho(Told()))
+
+
+def test_a_service_without_a_server_says_where_a_servicer_goes() -> None:
+    with pytest.raises(TypeError, match=r"Echo is a servicer .* server\.add"):
+        hvrpc.msgpack.Service(Echo(Told()))
