@@ -93,6 +93,9 @@ __all__ = [
 _MODULES = ("errors", "addresses", "access", "tls", "sockets")
 """Where the names above are, the quickest to import first."""
 
+_BY_THEMSELVES = ("authority", "grpc", "msgpack", "relay", "services", "testing", "windows")
+"""What is imported by itself. It is no attribute before, and people try."""
+
 
 if not TYPE_CHECKING:  # which would take any name for one that exists
 
@@ -107,4 +110,9 @@ if not TYPE_CHECKING:  # which would take any name for one that exists
                 if name in found:
                     globals()[name] = found[name]
                     return found[name]
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = f" yet: import {__name__}.{name}" if name in _BY_THEMSELVES else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+
+    def __dir__() -> list[str]:
+        """For the tab key, which asks before anything is used."""
+        return sorted({*globals(), *__all__, *_MODULES})

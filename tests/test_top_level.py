@@ -28,3 +28,16 @@ def test_sockets_are_imported_when_they_are_used() -> None:
         "hvrpc.sockets.connect; from hvrpc import Tls, errors; assert errors.HvrpcError"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=30)
+
+
+def test_the_tab_key_finds_what_was_not_used_yet() -> None:
+    code = "import hvrpc; assert {'Address', 'sockets', 'errors', '__version__'} <= {*dir(hvrpc)}"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=30)
+
+
+def test_what_is_imported_by_itself_says_so() -> None:
+    code = "import hvrpc; hvrpc.msgpack"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stderr.endswith("has no attribute 'msgpack' yet: import hvrpc.msgpack\n")

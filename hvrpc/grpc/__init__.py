@@ -94,7 +94,8 @@ def __getattr__(name: str) -> Any:
     """`hvrpc.grpc.aio` and `hvrpc.grpc.tunnel` are there without being imported, and cost nothing before."""
     if name in ("aio", "tunnel"):
         return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    hint = f"; it is grpcio's: import grpc, and use grpc.{name}" if hasattr(grpc, name) else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
 
 
 __all__ = [

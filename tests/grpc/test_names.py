@@ -26,3 +26,8 @@ def test_submodules_are_there_without_being_imported(name: str) -> None:
 def test_other_names_are_not() -> None:
     with pytest.raises(AttributeError, match=r"hvrpc\.grpc.*'nonsense'"):
         _ = hvrpc.grpc.nonsense
+
+
+def test_names_that_are_grpcio_s_are_told_to_be() -> None:
+    with pytest.raises(AttributeError, match=r"import grpc, and use grpc\.StatusCode"):
+        _ = hvrpc.grpc.StatusCode
