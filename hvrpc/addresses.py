@@ -176,7 +176,7 @@ class Address:
                 text,
                 part=scheme if separator else text,
                 problem=f"an address begins with one of {schemes}",
-                example=cls.example,
+                example=_meant(text.strip()) or cls.example,
             )
         return kind._read(_Text(text, kind.example), rest)
 
@@ -465,6 +465,30 @@ def _read_host(text: _Text, part: str) -> str:
     if len(part) > MAX_HOST or not _HOST.fullmatch(part):
         text.wrong(part, "the host is a name, an IPv4 address or an IPv6 address in brackets")
     return part.lower()
+
+
+_ELSEWHERE: Final = re.compile(
+    r"(?:dns:/*|ipv[46]:)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]+)"
+    r"|(?:unix:)?(?P<path>/[^/].*)"
+)
+"""How grpcio and others write targets: `localhost:50051`, `dns:///web:50051`, `unix:/run/agent.sock`."""
+
+
+def _meant(text: str) -> str | None:
+    """The address for a target as others write it; None if there is none."""
+    match = _ELSEWHERE.fullmatch(text)
+    if match is None:
+        return None
+    if match["path"]:
+        guess = f"unix://{match['path']}"
+    elif match["host"] == "localhost" or re.fullmatch(r"[0-9.]+|\[.*\]", match["host"]):
+        guess = f"tcp://{match['host']}:{match['port']}"
+    else:  # any other name is a VM's sooner than that of a machine in a network
+        guess = f"hvsock://{match['host']}/{match['port']}"
+    try:
+        return str(Address.parse(guess))
+    except AddressError:
+        return None
 
 
 _KINDS: Final[dict[str, type[Address]]] = {
