@@ -40,6 +40,7 @@ class Context(aio.ServicerContext):  # type: ignore[type-arg]
     trailing: Any = ()
     aborted: aio.AbortError | None = None
     callbacks: list[Callable[[Any], None]] | None = None
+    _readers: list[FutureCall] | None = None
     _head: Fields = RESPONSE
     _compression = PLAIN
     _compress_next = True
@@ -93,12 +94,18 @@ class Context(aio.ServicerContext):  # type: ignore[type-arg]
                 self.check_complete()
                 return None
             waiter = FutureCall(self.loop)
+            if self._readers is None:
+                self._readers = []
+                call.wake = self._wake_readers
+            self._readers.append(waiter)
             call.done = False
-            call.wake = waiter.wake
-            try:
-                await waiter.future
-            finally:
-                call.wake = None
+            await waiter.future
+
+    def _wake_readers(self) -> None:
+        """There is something new for all tasks that read."""
+        readers, self._readers = self._readers, []
+        for reader in readers or ():
+            reader.wake()
 
     def check_complete(self) -> None:
         """Refuse a request that ends within a message."""

@@ -837,6 +837,22 @@ class TestHandlers:
 
         run(main)
 
+    def test_several_tasks_may_read(self) -> None:
+        async def collect(requests: Any, context: Any) -> bytes:
+            reading = [asyncio.create_task(context.read()) for _ in range(3)]
+            return b"".join(sorted(await asyncio.gather(*reading)))
+
+        async def main() -> None:
+            async with serving(stream_unary=collect) as side:
+                call = side.method("stream_unary")()
+                await call.wait_for_connection()
+                await until(lambda: any(each.wake for each in calls_of(side.server)))
+                for request in (b"1", b"2", b"3"):
+                    await call.write(request)
+                assert await call == b"123"
+
+        run(main)
+
     def test_a_request_that_cannot_be_read_leaves_nothing_behind(self) -> None:
         def tracebacks() -> int:
             gc.collect()

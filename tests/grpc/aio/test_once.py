@@ -17,7 +17,7 @@ from hvrpc.grpc import aio
 
 from .sides import LOOPS, Side, run, serving
 
-CALLS = 1500
+CALLS = 600
 AT_A_TIME = 16
 LENGTHS = (0, 10, 3000, 30_000, 100_000)
 NAME = 10
