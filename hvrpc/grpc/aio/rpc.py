@@ -41,6 +41,8 @@ MUCH: Final = 256 * 1024
 """Bytes of one call that may wait to be sent before its sender has to wait."""
 MANY: Final = 64
 """Messages that are queued in one turn of the loop before others get theirs."""
+SEVERAL: Final = 16
+"""Who wait for a call, before it is looked whether they wait still."""
 MOST_KEPT: Final = 256 * 1024
 """Bytes of requests that are kept to be sent again; a call that has sent more is not made again."""
 
@@ -276,6 +278,8 @@ class Rpc(ClientCall):
 
     def wait(self) -> asyncio.Future[None]:
         """Wait for it."""
+        if len(self.waiters) >= SEVERAL:  # some may have given up
+            self.waiters = [waiter for waiter in self.waiters if not waiter.done()]
         waiter: asyncio.Future[None] = self.loop.create_future()
         self.waiters.append(waiter)
         return waiter

@@ -195,6 +195,22 @@ RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 3,
     "retryableStatusCodes": ["UNAVAILABLE"]}}]}"""
 
 
+class TestWaiting:
+    def test_who_gives_up_waiting_for_a_call_is_forgotten(self) -> None:
+        async def main() -> None:
+            async with serving(unary_unary=hold) as side:
+                call = side.method("unary_unary")(b"")
+                for _ in range(100):
+                    waiting = asyncio.create_task(call.code())
+                    await asyncio.sleep(0)
+                    waiting.cancel()
+                    await asyncio.wait([waiting])
+                assert len(call._rpc.waiters) < 20
+                call.cancel()
+
+        run(main)
+
+
 class TestOutcome:
     """What the error says about whether the call may have been carried out."""
 
