@@ -28,8 +28,9 @@ PAUSE = 0.005
 _HAS_PROC = sys.platform == "linux"
 """Not whether there is such a folder: Wine shows a Windows program Linux' own, in which "self" is Wine's server.
 Whoever looks there opens and closes the server's files, and with that takes its locks away."""
-_DESCRIPTORS = Path("/proc/self/fd")
-_TASKS = Path("/proc/self/task")
+_DESCRIPTORS = "/proc/self/fd"
+_TASKS = "/proc/self/task"
+"""Strings, as paths would be half of what a snapshot costs. Thousands of tests take two each."""
 
 _KEPT_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """Helpers that the standard library starts once and keeps."""
@@ -95,7 +96,7 @@ def _open_descriptors() -> frozenset[tuple[int, str]]:
     found = set()
     for number in map(int, numbers):
         try:
-            target = os.readlink(_DESCRIPTORS / str(number))
+            target = os.readlink(f"{_DESCRIPTORS}/{number}")
         except OSError:
             continue  # the one that listdir() itself had open
         if number not in kept and target not in _KEPT_FILES:
@@ -123,7 +124,8 @@ def _children() -> frozenset[tuple[int, str]]:
         return frozenset()
     for task in tasks:
         try:
-            pids = (_TASKS / task / "children").read_text().split()
+            with open(f"{_TASKS}/{task}/children", "rb", buffering=0) as children:
+                pids = children.read().decode().split()
         except OSError:
             continue  # a thread that has just ended, or a kernel that does not tell
         for pid in pids:

@@ -52,7 +52,10 @@ def test_names_a_file_descriptor() -> None:
 @linux
 def test_names_a_child_process_and_its_command() -> None:
     before = Snapshot.take()
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    command = [sys.executable, "-c", "print(flush=True), input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # before it runs, it has no command line yet
         left = [line for line in leaks_since(before, grace=0) if line.startswith("child")]
         assert len(left) == 1
         assert str(child.pid) in left[0]
