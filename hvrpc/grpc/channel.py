@@ -92,6 +92,8 @@ class Channel(grpc.Channel):
             else of_channel(credentials, where, self.options.target_name)
         )
         self._connecting: threading.Thread | None = None
+        self._failed = ""
+        """What went wrong with the last attempt to connect, for calls that wait for a better one."""
         self._rests = 0
         """Visits in a row that found no connection."""
         self._authority = self.options.authority or "localhost"
@@ -149,14 +151,17 @@ class Channel(grpc.Channel):
         current = self.session.current
         if current is None or current.ended:
             self.connectivity.changed(State.CONNECTING)
+            self._failed = ""
         pause = self.options.first_backoff or FIRST_WAIT
         while True:
             try:
                 return self.session.connection(deadline, now)
             except OpenFailed as failure:
+                if failure.attempts:
+                    self._failed = f": {failure.attempts[-1].error}"
                 now = time.monotonic()
                 if deadline is not None and now >= deadline:
-                    raise self._late() from failure
+                    raise self.late() from failure
                 if not wait_for_ready or not failure.attempts:
                     raise
                 left = pause if deadline is None else min(pause, deadline - now)
@@ -165,11 +170,14 @@ class Channel(grpc.Channel):
                 pause = min(pause * 1.6, self.options.most_backoff or LONGEST_WAIT)
                 now = time.monotonic()
                 if deadline is not None and now >= deadline:
-                    raise self._late() from failure
+                    raise self.late() from failure
 
-    def _late(self) -> DeadlineExceeded:
+    def late(self) -> DeadlineExceeded:
+        """The failure of a call whose time was over before there was a connection."""
         return DeadlineExceeded(
-            "no connection could be opened in time", address=self.address, outcome=Outcome.NOT_SENT
+            f"no connection could be opened in time{self._failed}",
+            address=self.address,
+            outcome=Outcome.NOT_SENT,
         )
 
     @property

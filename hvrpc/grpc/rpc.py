@@ -411,6 +411,9 @@ class Rpc(RpcError):
     def _give_up(self, ending: Ending, cause: BaseException | None = None) -> bool:
         connection = self._connection
         if connection is None:
+            if ending is DEADLINE_EXCEEDED and cause is None:
+                late = self._method.channel.late()
+                cause = doubtful(late) if self._in_doubt else late
             self._refuse(ending, cause)
             return True
         if cause is not None:

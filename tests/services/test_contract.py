@@ -231,6 +231,18 @@ class TestErrors:
         assert outcome(absentee.say, timeout=WAIT) is hvrpc.Outcome.NOT_SENT
         assert outcome(absentee.repeat, timeout=WAIT) is hvrpc.Outcome.NOT_SENT
 
+    @pytest.mark.parametrize("wire", ONLY_BLOCKING[:1], indirect=True)
+    def test_who_waits_in_vain_is_told_for_what(self, wire: Wire) -> None:
+        wire.url = wire.fresh_url()
+        client = wire.client()
+        for method in (client.say, client.repeat):
+            with pytest.raises(grpc.RpcError) as caught:
+                list(method(text="x", timeout=0.3, wait_for_ready=True))
+            error: Any = caught.value
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert error.outcome is hvrpc.Outcome.NOT_SENT
+            assert "could be opened in time: connect to local://" in str(error.__cause__)
+
     @pytest.mark.parametrize("wire", OURS, indirect=True)
     def test_what_is_no_message_is_not_sent(self, client: Any) -> None:
         with pytest.raises((TypeError, grpc.RpcError)) as caught:
