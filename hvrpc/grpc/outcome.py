@@ -27,6 +27,8 @@ DEADLINE_EXCEEDED = Ending(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded
 CANCELLED = Ending(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
 NO_RESPONSE = Ending(grpc.StatusCode.UNIMPLEMENTED, "the server sent no response, or more than one")
 CHANNEL_CLOSED = Ending(grpc.StatusCode.CANCELLED, "Channel closed!")
+IN_DOUBT = frozenset(each.details for each in (DEADLINE_EXCEEDED, CANCELLED, CHANNEL_CLOSED))
+"""Whoever says so, this side or a server whose clock was first: the handler may have been at work."""
 
 
 def ending_of_failure(failure: BaseException) -> Ending:
@@ -114,9 +116,7 @@ class RpcError(CallInfo, grpc.RpcError, grpc.Future):  # type: ignore[type-arg]
         cause = self.__cause__
         if isinstance(cause, HvrpcError):
             return outcome_of(cause, in_doubt=self._in_doubt)
-        if self._ending in (DEADLINE_EXCEEDED, CANCELLED, CHANNEL_CLOSED):
-            return Outcome.MAY_HAVE_RUN
-        return Outcome.ANSWERED
+        return Outcome.MAY_HAVE_RUN if self._ending.details in IN_DOUBT else Outcome.ANSWERED
 
     # --- grpc.Future -----------------------------------------------------------------------------
 
