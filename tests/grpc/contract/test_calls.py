@@ -425,9 +425,9 @@ class TestBidi:
 
     def test_many_small_messages_cross(self, bench: Bench) -> None:
         call = bench.bidi(lambda requests, context: requests)(
-            number.to_bytes(4, "big") for number in range(5000)
+            number.to_bytes(4, "big") for number in range(2000)
         )
-        assert [int.from_bytes(response, "big") for response in call] == list(range(5000))
+        assert [int.from_bytes(response, "big") for response in call] == list(range(2000))
 
 
 class TestAllKinds:
