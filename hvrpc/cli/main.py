@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
 import os
@@ -66,6 +67,18 @@ class Program(click.Group):
         assert isinstance(command, click.Command)
         add_common_options(command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Like click's, which guesses what was meant by options only."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            for meant in difflib.get_close_matches(args[0], MODULES, n=1):
+                told = f"{error.message} Did you mean {meant!r}?"
+                raise click.UsageError(told, error.ctx) from error
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, commands in COMMANDS.items():

@@ -55,7 +55,10 @@ def test_without_arguments_it_shows_its_help() -> None:
 def test_an_unknown_command_is_told_in_the_block_of_errors() -> None:
     result = run("kall")
     assert result.exit_code == 2
-    assert result.stderr == "error  No such command 'kall'.\n   do  see hvrpc --help\n"
+    assert (
+        result.stderr
+        == "error  No such command 'kall'. Did you mean 'call'?\n   do  see hvrpc --help\n"
+    )
 
 
 def test_help_loads_neither_grpc_nor_rich_nor_a_command() -> None:

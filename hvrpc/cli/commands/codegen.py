@@ -25,12 +25,19 @@ def run(**found: Any) -> None:
     click.get_current_context().exit(code)
 
 
+def _sentence(option: runner.Option) -> str:
+    """A help text of argparse's style in that of the other commands."""
+    if option.choices:  # begins with one of them
+        return f"{option.help}."
+    return f"{option.help[0].upper()}{option.help[1:]}."
+
+
 def _parameter(option: runner.Option) -> click.Parameter:
     if option.metavar is None:
-        return click.Option([*option.flags, option.name], is_flag=True, help=option.help)
+        return click.Option([*option.flags, option.name], is_flag=True, help=_sentence(option))
     return click.Option(
         [*option.flags, option.name],
-        help=option.help,
+        help=_sentence(option),
         metavar=option.metavar,
         multiple=option.repeated,
         type=click.Choice(option.choices) if option.choices else str,
@@ -42,7 +49,7 @@ command = click.Command(
     "codegen",
     callback=run,
     help=f"{runner.DESCRIPTION}\n\nPROTO is {runner.PROTO_HELP}.",
-    epilog=f"Example: {PROGRAM} {runner.EXAMPLE}",
+    epilog=f"\b\nExamples:\n  {PROGRAM} {runner.EXAMPLE}",
     params=[
         click.Argument(["protos"], nargs=-1, metavar="[PROTO]..."),
         *map(_parameter, runner.OPTIONS),

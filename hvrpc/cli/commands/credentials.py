@@ -137,7 +137,7 @@ Examples:
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @output.json_option
 def show(paths: tuple[Path, ...], as_json: bool) -> None:
-    """Show what certificates say: whose they are, and until when they are valid.
+    """Show whose each certificate is, and until when it is valid.
 
     A folder stands for the certificates in it.
     """
