@@ -186,7 +186,7 @@ def test_debug_shows_the_traceback(failing: list[BaseException]) -> None:
         ("pass Tls(certificate=…, key=…)", "pass --tls-cert and --tls-key"),
         ("give a PEM file with both, or key=", "give a PEM file with both, or --tls-key"),
         ("its CA has to be in Tls(ca=…)", "its CA has to be in --tls-ca"),
-        ("or want TLS (tls=)", "or want TLS (the --tls options)"),
+        ("want TLS (tls=), or", "want TLS (the --tls options), or"),
         ("Options(remote_tcp_without_tls=True)", "--remote-tcp-without-tls of hvrpc tunnel"),
         ("connect_timeout=5", "connect_timeout=5"),
     ],

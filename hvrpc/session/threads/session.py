@@ -284,7 +284,7 @@ class Session(Generic[CoreT]):
 
 CLOSED_AT_ONCE: Final = (
     "it has closed before its first word: it may not let this machine in (its allow= and its log say),"
-    " or want TLS (tls=)"
+    " want TLS (tls=), or speak another protocol"
 )
 SPEAKS_OTHERWISE: Final = "it speaks another protocol, or TLS (tls=)"
 
