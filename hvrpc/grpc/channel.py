@@ -21,7 +21,7 @@ import grpc
 
 from .. import __version__
 from ..addresses import Address
-from ..errors import Attempt, DeadlineExceeded, HvrpcError, OpenFailed, Outcome
+from ..errors import Attempt, DeadlineExceeded, HvrpcError, OpenFailed
 from ..http2 import Fields
 from ..session.opening import FIRST_WAIT, LONGEST_WAIT, Policy
 from ..session.repeating import may_have_run
@@ -46,6 +46,8 @@ from .outcome import (
     RpcError,
     ending_of_failure,
     failed,
+    unopened,
+    why_not,
 )
 from .rpc import StreamResponse, UnaryResponse
 from .service_config import PUSHBACK, Retrying, ServiceConfig
@@ -157,8 +159,7 @@ class Channel(grpc.Channel):
             try:
                 return self.session.connection(deadline, now)
             except OpenFailed as failure:
-                if failure.attempts:
-                    self._failed = f": {failure.attempts[-1].error}"
+                self._failed = why_not(failure)
                 now = time.monotonic()
                 if deadline is not None and now >= deadline:
                     raise self.late() from failure
@@ -174,11 +175,7 @@ class Channel(grpc.Channel):
 
     def late(self) -> DeadlineExceeded:
         """The failure of a call whose time was over before there was a connection."""
-        return DeadlineExceeded(
-            f"no connection could be opened in time{self._failed}",
-            address=self.address,
-            outcome=Outcome.NOT_SENT,
-        )
+        return unopened(self.address, self._failed)
 
     @property
     def closed(self) -> bool:

@@ -50,6 +50,19 @@ def ending_of_failure(failure: BaseException) -> Ending:
     return Ending(grpc.StatusCode.UNAVAILABLE, str(failure))
 
 
+def unopened(address: str, failed: str) -> DeadlineExceeded:
+    """The failure of a call whose time was over before there was a connection; `failed`: the last attempt."""
+    why = f": {failed}" if failed else ""
+    return DeadlineExceeded(
+        f"no connection could be opened in time{why}", address=address, outcome=Outcome.NOT_SENT
+    )
+
+
+def why_not(failure: OpenFailed) -> str:
+    """What the last attempt to connect has ended with. As text: an exception would keep what it has seen."""
+    return str(failure.attempts[-1].error) if failure.attempts else ""
+
+
 def outcome_of(failure: HvrpcError, *, in_doubt: bool) -> Outcome:
     """Whether a call that failed so may have been carried out; `in_doubt`: already by an earlier attempt."""
     found = failure.outcome if isinstance(failure, CallError) else Outcome.NOT_SENT

@@ -231,7 +231,7 @@ class TestErrors:
         assert outcome(absentee.say, timeout=WAIT) is hvrpc.Outcome.NOT_SENT
         assert outcome(absentee.repeat, timeout=WAIT) is hvrpc.Outcome.NOT_SENT
 
-    @pytest.mark.parametrize("wire", ONLY_BLOCKING[:1], indirect=True)
+    @pytest.mark.parametrize("wire", [ONLY_BLOCKING[0], ONLY_ASYNCIO[0]], indirect=True)
     def test_who_waits_in_vain_is_told_for_what(self, wire: Wire) -> None:
         wire.url = wire.fresh_url()
         client = wire.client()

@@ -22,7 +22,7 @@ from grpc import aio
 
 from ... import __version__
 from ...addresses import Address
-from ...errors import HvrpcError, OpenFailed, Outcome, SessionClosed
+from ...errors import DeadlineExceeded, HvrpcError, OpenFailed, Outcome, SessionClosed
 from ...http2 import Fields
 from ...session.aio import Connection, Session
 from ...session.opening import FIRST_WAIT, LONGEST_WAIT, Policy
@@ -35,7 +35,7 @@ from ..core import settings_for
 from ..credentials import INSECURE, of_channel
 from ..messages import CLIENT, check_sent
 from ..options import ChannelOptions
-from ..outcome import CANCELLED, DEADLINE_EXCEEDED
+from ..outcome import CANCELLED, DEADLINE_EXCEEDED, unopened, why_not
 from ..service_config import ServiceConfig
 from ..status import StatusError
 from ..wire import Ending, request_fields
@@ -98,6 +98,8 @@ class Channel(aio.Channel):
         self._state = State.IDLE
         self._watchers: set[asyncio.Future[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._failed = ""
+        """What went wrong with the last attempt to connect, for calls that wait for a better one."""
         self._opening: asyncio.Task[Connection[ClientCore]] | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._authority = self.options.authority or "localhost"
@@ -143,10 +145,15 @@ class Channel(aio.Channel):
                 return connection
             try:
                 return await asyncio.shield(self._open())
-            except OpenFailed:
+            except OpenFailed as failure:
+                self._failed = why_not(failure)
                 if not wait_for_ready:
                     raise
             await asyncio.sleep(next(pauses))
+
+    def late(self) -> DeadlineExceeded | None:
+        """The failure of a call whose time was over before there was a connection; None if it is only slow."""
+        return unopened(self.address, self._failed) if self._failed else None
 
     def _pauses(self) -> Iterator[float]:
         """Seconds between attempts to connect."""
@@ -168,6 +175,7 @@ class Channel(aio.Channel):
 
     async def _connect(self) -> Connection[ClientCore]:
         connection = await self.session.connection(None)
+        self._failed = ""
         channel: weakref.ref[Channel] = weakref.ref(self)
         core = connection.core
         # It may have ended, or be about to, just after it had begun: nobody was told, then.

@@ -398,6 +398,10 @@ class Rpc(ClientCall):
 
     def is_due(self) -> None:
         """Its deadline has come."""
+        if self.connection is None and not self.over:
+            late = self.method.channel.late()
+            if late is not None:
+                self.failure = doubtful(late) if self.in_doubt else late
         self.end_by(DEADLINE_EXCEEDED)
 
     def cancel(self, ending: Ending = CANCELLED) -> bool:
