@@ -1292,10 +1292,20 @@ def _sendable(text: object) -> str:
     return words
 
 
+_FOREIGN: Final = {
+    ord("P"): "HTTP/2, which gRPC stands on, begins so",
+    0x16: "TLS begins so: this server was given no tls=",
+}
+"""What other protocols begin with, taken for msgpack."""
+
+
 def _no_message(message: Any) -> ProtocolError:
     if message is None:
         return broken("it sends nil, which is not a message")
-    return broken(f"it sends something that is not a message: {_short(message)}")
+    known = _FOREIGN.get(message) if type(message) is int else None
+    return broken(
+        f"it sends something that is not a message: {_short(message)}{(known and f' ({known})') or ''}"
+    )
 
 
 def _short(value: object) -> str:

@@ -39,6 +39,9 @@ LONGEST_WAIT: Final = 5.0
 LONGEST_OPENING: Final = 60.0
 """Seconds after which opening gives up when neither the call nor the policy sets a limit."""
 
+TOLD_AFTER: Final = 5.0
+"""Seconds without a connection after which somebody who was told nothing yet should know why."""
+
 _WORTH_REPEATING: Final = (TransportError, ConnectionLost, DeadlineExceeded)
 
 
@@ -161,12 +164,21 @@ class _Record:
         self._address = address
         self._started = time.monotonic()
         self._attempts: list[Attempt] = []
+        self._told = policy.on_attempt is not None
 
     def failed(self, error: Exception) -> None:
         number = len(self._attempts) + 1
         attempt = Attempt(number, time.monotonic() - self._started, error)
         self._attempts.append(attempt)
         logger.info("%s: attempt %d failed: %s", self._address, number, error)
+        if not self._told and attempt.after >= TOLD_AFTER:
+            self._told = True
+            logger.warning(
+                "%s: no connection after %.0f s, and still trying: %s",
+                self._address,
+                attempt.after,
+                error,
+            )
         if self._policy.on_attempt is not None:
             self._policy.on_attempt(attempt)
 

@@ -308,6 +308,14 @@ class TestRequestsOfThePeer:
         assert tools.notes == []
         assert not call.done
 
+    @pytest.mark.parametrize(
+        ("data", "known"),
+        [(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2"), (b"\x16\x03\x01\x02\x00\x01", "TLS")],
+    )
+    def test_other_protocols_are_named(self, data: bytes, known: str) -> None:
+        with pytest.raises(ProtocolError, match=known):
+            receive(make(), data)
+
     def test_a_huge_wrong_message_makes_no_huge_error(self) -> None:
         core = make()
         with pytest.raises(ProtocolError) as caught:

@@ -259,6 +259,19 @@ def test_waiting_can_be_ended(opener: Opener) -> None:
 # --- What one can see ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("watched", [False, True])
+def test_who_waits_long_is_told_once_unless_they_watch(
+    opener: Opener, caplog: pytest.LogCaptureFixture, watched: bool
+) -> None:
+    """A program that sets up no logging prints warnings: nobody shall wonder for a minute."""
+    opener.takes = 2.0
+    policy = Policy.of(tenacity.Retrying(wait=tenacity.wait_none()), print if watched else None)
+    opener(policy, [refused()] * 5)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == (0 if watched else 1)
+    assert all(str(ADDRESS) in each and "after 6 s" in each for each in told)
+
+
 def test_error_lists_every_attempt(opener: Opener) -> None:
     """When, how often and why, with the last cause chained."""
     opener.takes = 2.0

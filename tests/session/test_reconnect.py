@@ -196,6 +196,7 @@ def test_call_during_a_drain_goes_to_the_next_server(pair: Pair) -> None:
     old.tools._wait_entered("taken")
     closing = Background(lambda: old.side.close(GRACE))
     wait_until(lambda: not _can_connect(old.url), "the old one does not listen any more")
+    wait_until(lambda: _connection(client).core.draining, "it has said goodbye")
     new = pair.server(old.url)
     assert [client.call("record", number) for number in range(5)] == list(range(5))
     assert new.tools.executed == list(range(5))
