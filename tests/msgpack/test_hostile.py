@@ -270,7 +270,7 @@ class TestHostileClients:
         made.serve([back.ask, Tools().add], limits=Limits(in_flight=2))
         with call(made.url) as peer:
             peer.send(pack([0, 1, "ask", []], [0, 2, "ask", []], [0, 3, "add", [1, 2]]))
-            answers = {}
+            answers: dict[int, Any] = {}
             while len(answers) < 3:
                 kind, number, *rest = peer.next()
                 if kind == 0:
@@ -286,7 +286,7 @@ class TestHostileClients:
             streams = ([0, n, "$/call", ["count", [5], {}, {"stream": 1}]] for n in (2, 3))
             peer.send(pack(*streams, [0, 4, "add", [1, 2]]))
             peer.send(pack([2, "$/more", [2, 9]], [2, "$/more", [3, 9]]))
-            ended = set()
+            ended: set[int] = set()
             while ended != {1, 2, 3, 4}:
                 kind, number, *_ = peer.next()
                 if kind == 1:
