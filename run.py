@@ -266,7 +266,7 @@ def demo(given: Call) -> int:
     return given.module("hvrpc", "demo", *given.arguments)
 
 
-WORKERS_PER_PROCESSOR = 2
+WORKERS_PER_PROCESSOR = 3
 """Many tests wait for a while to pass: with one for each, processors would wait with them."""
 
 COMPILED_ONCE = {"PYTHONDONTWRITEBYTECODE": ""}

@@ -409,7 +409,7 @@ def test_the_whole_suite_runs_on_all_processors_and_a_part_as_asked(
     for arguments in ([], ["-k", "some"]):
         run.test(run.Call(Path("python"), sys.executable, arguments))
     assert calls.commands == [
-        "python -m pytest -q -n 6 --dist worksteal",
+        "python -m pytest -q -n 9 --dist worksteal",
         "python -m pytest -k some",
     ]
     assert calls.environments == [{"PYTHONDONTWRITEBYTECODE": ""}] * 2, "all is compiled each time"
