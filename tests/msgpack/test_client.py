@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,11 @@ from ..sockets.places import UnixPlace, short_folder
 from .contract import Tools
 from .drivers import BLOCKING, Bench, bench
 from .raw import RawPeer, refuse_hello, serving
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(socket, "AF_UNIX"),
+    reason="its peers talk over UNIX sockets, which Python has on POSIX only: run on Linux",
+)
 
 
 @pytest.fixture

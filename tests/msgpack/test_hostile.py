@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import socket
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,11 @@ from ..sockets.places import UnixPlace, short_folder
 from .contract import Tools
 from .drivers import ASYNCIO, BLOCKING, Bench, bench
 from .raw import RawPeer, call, pack, refuse_hello, serving
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(socket, "AF_UNIX"),
+    reason="its peers talk over UNIX sockets, which Python has on POSIX only: run on Linux",
+)
 
 MiB = 1024 * 1024
 GOOD = pack([0, 1, "add", [1, 2]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,11 @@ from ..sockets.places import UnixPlace, short_folder
 from .contract import AsyncTools, BlockingTools, Tools, tools_for
 from .drivers import ASYNCIO, BLOCKING, Bench, bench
 from .raw import RawPeer, call, refuse_hello, serving
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(socket, "AF_UNIX"),
+    reason="its peers talk over UNIX sockets, which Python has on POSIX only: run on Linux",
+)
 
 DRIVERS = [BLOCKING, ASYNCIO]
 
