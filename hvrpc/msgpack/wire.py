@@ -256,7 +256,9 @@ class Decoder:
             value = large.read(receive)
             if value is not None:
                 self._complete(large.with_value(value))
-                return
+            else:
+                self.target = large.room()
+            return
         while (size := receive(large.room())) and not large.received(size):
             pass
         if large.is_complete:
