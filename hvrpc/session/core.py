@@ -259,6 +259,15 @@ def joinable(first: Any, queue: deque[Any]) -> list[Any]:
     return items
 
 
+def ends_large(queue: deque[Any]) -> bool:
+    """Whether the last of what is queued is large, so that all should go out before more is made."""
+    try:
+        last = queue[-1]
+    except IndexError:
+        return False  # a notification has no answer, or another thread has sent it meanwhile
+    return type(last) is tuple or len(last) >= JOIN
+
+
 def answers_size(queue: Iterable[Any], ours: Iterable[Call]) -> int:
     """Bytes that are queued besides calls of our own, and besides the rest of what is being sent."""
     requests = {id(call.item) for call in ours}

@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, cast
 
 from ...errors import ConnectionLost, HvrpcError, ProtocolError
 from ...sockets import Stream, causes
-from ..core import JOIN, MANY_ANSWERS, Call, CoreT, joinable
+from ..core import JOIN, MANY_ANSWERS, Call, CoreT, ends_large, joinable
 from ..state import Event, Heartbeat, Lifecycle, Verdict
 from .tls import TlsProtocol
 
@@ -222,7 +222,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
                     if awaitable is not None:
                         self._begin(work, awaitable)
                 # Answers that pile up, or are large, go out before more of them are made.
-                if queue and (len(queue) >= MANY_ANSWERS or _ends_large(queue)):
+                if len(queue) >= MANY_ANSWERS or ends_large(queue):
                     self._flush()
                     full = self.crowded and self._overfull()
             if not core.has_more:
@@ -299,7 +299,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             self._corked = True
             self._loop.call_soon(self._uncork)
             self._flush()
-        elif self.core.outgoing and _ends_large(self.core.outgoing):
+        elif ends_large(self.core.outgoing):
             self._flush()  # at once, so that the next caller learns whether there is room for more
         if self._not_reading and self.core.waiting:
             self._loop.call_soon(self._read_on)  # for the answer comes the same way
@@ -396,13 +396,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
                 self._flush()
         if self._not_reading:
             self._loop.call_soon(self._read_on)  # for the answer comes the same way
-        if self._timer is None:
-            self.look_out()
-        if limit is not None:
-            if limit < self._rough:
-                return False
-            call.limit = limit
-        return True
+        return self.look_after(call, limit)
 
     def look_after(self, call: FutureCall, limit: float | None) -> bool:
         """Have a call end when `limit` seconds have passed, roughly; False if that is too rough."""
@@ -566,12 +560,6 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         logger.warning("%s: %s: closing the connection", self.stream.peer, error.problem)
         self._flush()
         self.end(error)
-
-
-def _ends_large(queue: deque[Any]) -> bool:
-    """Whether the last of what is queued is large."""
-    last = queue[-1]
-    return type(last) is tuple or len(last) >= JOIN
 
 
 _buffers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[bytearray, memoryview]] = (

@@ -34,7 +34,7 @@ from typing import Any, Final, Generic
 
 from ...errors import ConnectionLost, HvrpcError, ProtocolError
 from ...sockets import Stream, causes
-from ..core import JOIN, MANY_ANSWERS, Call, CoreT, joinable
+from ..core import MANY_ANSWERS, Call, CoreT, ends_large, joinable
 from ..state import Event, Heartbeat, Lifecycle, Verdict
 from .io import FOREVER, SEND_NOW
 from .lobby import lobby
@@ -667,7 +667,7 @@ class Connection(Generic[CoreT]):
                             self._handler_done.set()
                             return
                         # Answers that pile up, or are large, go out before more of them are made.
-                        if backlog and self._should_send():
+                        if backlog and (len(queue) >= MANY_ANSWERS or ends_large(queue)):
                             self.push()
                             if self._blocked and self._overfull():
                                 break
@@ -730,15 +730,6 @@ class Connection(Generic[CoreT]):
         finally:
             if leading:
                 self._give_up_lead()
-
-    def _should_send(self) -> bool:
-        """Whether so many answers wait, or so large ones, that they should go out before others are made."""
-        queue = self._queue
-        try:
-            last = queue[-1]
-        except IndexError:
-            return False  # a notification has none, or another thread has sent it meanwhile
-        return type(last) is tuple or len(last) >= JOIN or len(queue) >= MANY_ANSWERS
 
     def _park(self) -> bool:
         """Nothing has come for a while, and nothing is under way: wait for more in the lobby, without a
