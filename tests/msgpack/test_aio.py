@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -23,14 +22,11 @@ from hvrpc.session.aio.connection import LOOK, MAX_QUEUED
 from hvrpc.sockets import Stream
 
 from ..sockets.background import WAIT
-from ..sockets.places import short_folder
+from ..sockets.places import needs_unix, short_folder
 from .contract import AsyncTools, Tools
 from .raw import RawPeer, pack, refuse_hello, serving, unpacked
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(socket, "AF_UNIX"),
-    reason="its peers talk over UNIX sockets, which Python has on POSIX only: run on Linux",
-)
+pytestmark = needs_unix
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

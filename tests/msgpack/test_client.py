@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -25,15 +24,12 @@ from hvrpc.msgpack import Context
 from hvrpc.msgpack.client import PeerCaller
 
 from ..sockets.background import WAIT, Background, wait_until
-from ..sockets.places import UnixPlace, short_folder
+from ..sockets.places import UnixPlace, needs_unix, short_folder
 from .contract import Tools
 from .drivers import BLOCKING, Bench, bench
 from .raw import RawPeer, refuse_hello, serving
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(socket, "AF_UNIX"),
-    reason="its peers talk over UNIX sockets, which Python has on POSIX only: run on Linux",
-)
+pytestmark = needs_unix
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import socket
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,15 +30,12 @@ from hvrpc import (
 from hvrpc.msgpack import Context, Limits
 
 from ..sockets.background import WAIT, wait_until
-from ..sockets.places import UnixPlace, short_folder
+from ..sockets.places import UnixPlace, needs_unix, short_folder
 from .contract import Tools
 from .drivers import ASYNCIO, BLOCKING, Bench, bench
 from .raw import RawPeer, call, pack, refuse_hello, serving
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(socket, "AF_UNIX"),
-    reason="its peers talk over UNIX sockets, which Python has on POSIX only: run on Linux",
-)
+pytestmark = needs_unix
 
 MiB = 1024 * 1024
 GOOD = pack([0, 1, "add", [1, 2]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,15 +13,12 @@ from hvrpc import CallError, MethodNotFound, Outcome, RemoteError
 from hvrpc.msgpack import Context
 
 from ..sockets.background import WAIT, Background
-from ..sockets.places import UnixPlace, short_folder
+from ..sockets.places import UnixPlace, needs_unix, short_folder
 from .contract import AsyncTools, BlockingTools, Tools, tools_for
 from .drivers import ASYNCIO, BLOCKING, Bench, bench
 from .raw import RawPeer, call, refuse_hello, serving
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(socket, "AF_UNIX"),
-    reason="its peers talk over UNIX sockets, which Python has on POSIX only: run on Linux",
-)
+pytestmark = needs_unix
 
 DRIVERS = [BLOCKING, ASYNCIO]
 

@@ -29,6 +29,10 @@ HOW_TO_RUN_WINDOWS = (
     "needs Hyper-V sockets: run on Windows with Python 3.12 or later, or on Linux with the rig:"
     " python3 tests/rigs/windows/run.py"
 )
+needs_unix = pytest.mark.skipif(
+    not hasattr(socket, "AF_UNIX"),
+    reason="its peers talk over UNIX sockets, which Python has on POSIX only: run on Linux",
+)
 QUICK = Options(drain=0.05)
 """For tests in which the other side does not close by itself, and that are not about this."""
 
