@@ -105,6 +105,10 @@ _CODES: Final[dict[type[RemoteError], int]] = {
 CANCEL_COMES_WITHIN: Final = 1.0
 """Seconds after a caller's deadline in which its cancel should have come. It is not waited for longer:
 a caller that has died sends none."""
+FIRST_TOGETHER: Final = 64
+"""Calls of a batch that are packed together before it is known how long they are."""
+MOST_TOGETHER: Final = 256
+"""Calls of a batch that are packed together at most."""
 SHORTENED: Final = 500
 """Characters of an error's message that are sent when all of it cannot be."""
 LEAST_MESSAGE: Final = 4096
@@ -601,57 +605,82 @@ class MsgpackCore(Core):
 
     def request_all(self, requests: Sequence[Request]) -> None:
         """Queue many calls, small ones joined. All of them or, when something cannot be packed, none."""
-        pending = self.pending
-        longest = self._longest_name
-        ids = self._ids
-        encoder = self._encoder
-        idle = encoder.idle
-        pack = idle.pop() if idle else encoder.new_packer()
-        most = min(encoder.noteworthy, JOIN)
         items: list[Any] = []
-        joined: list[bytes] = []
-        first = size = 0
-        known: str | None = None
+        first = 0
+        count = FIRST_TOGETHER
         try:
-            for at, call in enumerate(requests):
-                method = call.method
-                params = call.params
-                if method is not known:
-                    if type(method) is not str or len(method) > longest:
-                        self._check_name(method)
-                    known = method
-                if len(params) != 1 or type(params[0]) not in BYTES or len(params[0]) < LARGE:
-                    number = next(ids)
-                    if number > MAX_ID:
-                        number = self._free_id(number)
-                    try:
-                        data = pack((REQUEST, number, method, params))
-                    except UNPACKABLE:
-                        pack = encoder.new_packer()
-                    else:
-                        size += len(data)
-                        if size <= most:
-                            call.key = number
-                            pending[number] = call
-                            joined.append(data)
-                            continue
-                        if len(data) > encoder.noteworthy:
-                            pack = encoder.new_packer()
-                self._join(requests, first, joined, items)
-                call.item = item = self.prepare(method, params, call)
-                items.append(item)
-                first, size = at + 1, 0
-            idle.append(pack)
-            self._join(requests, first, joined, items)
+            while first < len(requests):
+                some = requests[first : first + count]
+                item = self._request_together(some) if count else None
+                if item is not None:
+                    items.append(item)
+                    # What follows is as long, nearly always. Were it longer, it would be packed twice.
+                    count = min(MOST_TOGETHER, JOIN * len(some) // (2 * len(item)))
+                else:
+                    some = requests[first:]
+                    self._request_each(some, items)
+                first += len(some)
             self.outgoing.extend(items)
         except BaseException:
             for call in requests:
-                pending.pop(call.key, None)
+                self.pending.pop(call.key, None)
             raise
         if self.failure is not None:
             # Had the connection ended in between, its end would not have found all of them.
             for call in requests:
                 self.check(call)
+
+    def _request_together(self, requests: Sequence[Request]) -> bytes | None:
+        """Make the messages of some requests as one item; None if that is more than is joined, or if something
+        needs a closer look."""
+        pending = self.pending
+        longest = self._longest_name
+        encoder = self._encoder
+        packer = encoder.new_joiner()
+        pack = packer.pack
+        known: str | None = None
+        try:
+            for call, number in zip(requests, self._ids, strict=False):
+                method = call.method
+                params = call.params
+                if method is not known:
+                    if type(method) is not str or len(method) > longest:
+                        return None
+                    known = method
+                if len(params) == 1 and type(params[0]) in BYTES and len(params[0]) >= LARGE:
+                    return None
+                if number > MAX_ID:
+                    number = self._free_id(number)
+                pack((REQUEST, number, method, params))
+                call.key = number
+                pending[number] = call
+        except UNPACKABLE:
+            return None
+        item: bytes = packer.bytes()
+        if len(item) > min(encoder.noteworthy, JOIN):
+            return None
+        for call in requests:
+            call.item = item
+        return item
+
+    def _request_each(self, requests: Sequence[Request], items: list[Any]) -> None:
+        """Make the messages of some requests one by one, and join those that are small."""
+        most = min(self._encoder.noteworthy, JOIN)
+        joined: list[bytes] = []
+        first = size = 0
+        for at, call in enumerate(requests):
+            self.pending.pop(call.key, None)  # it may have been made already, together with others
+            item = self.prepare(call.method, call.params, call)
+            if type(item) is bytes:
+                size += len(item)
+                if size <= most:
+                    joined.append(item)
+                    continue
+            self._join(requests, first, joined, items)
+            call.item = item
+            items.append(item)
+            first, size = at + 1, 0
+        self._join(requests, first, joined, items)
 
     def _join(
         self, requests: Sequence[Request], first: int, joined: list[bytes], items: list[Any]
@@ -744,6 +773,7 @@ class MsgpackCore(Core):
         encoder = self._encoder
         idle = encoder.idle
         pack = idle.pop() if idle else encoder.new_packer()
+        most = min(encoder.noteworthy, JOIN)
         handled = lane.handled
         left = MANY_ANSWERS
         while work:
@@ -784,17 +814,19 @@ class MsgpackCore(Core):
                     else:
                         self._finish(number, method, value)
                     break
-                if len(data) > encoder.noteworthy:
+                if len(data) > most:
+                    # Nearly never. It goes out before more is made.
                     pack = encoder.new_packer()
                     try:
                         encoder.check(len(data))
                     except ValueError as error:
                         self._unsendable(number, method, value, error)
-                        break
+                    else:
+                        outgoing.append(data)
+                        del active[number]
+                    break
                 outgoing.append(data)
                 del active[number]
-                if len(data) >= JOIN:
-                    break
             left -= 1
             if not left or lane.reader is not reader:
                 break

@@ -506,6 +506,15 @@ class Encoder:
         ).pack
         return pack
 
+    def new_joiner(self) -> msgpack.Packer:
+        """A packer that keeps what it packs, until all of it is wanted together."""
+        return msgpack.Packer(
+            datetime=self._ours,
+            unicode_errors="surrogateescape",
+            buf_size=FIRST_BUFFER,
+            autoreset=False,
+        )
+
     def _large(self, data: bytes) -> bytes:
         """Its packer is not kept: the buffer would stay as large for ever."""
         self.check(len(data))

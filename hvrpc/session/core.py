@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from ..errors import HvrpcError, ProtocolError
@@ -236,15 +237,35 @@ class Core(ABC):
 
 JOIN: Final = 64 * 1024
 """Small messages are joined to writes of up to this size; what is larger goes out at once."""
+SHORT: Final = 1024
+"""Bytes of a message that is joined with what follows without a look at that."""
+MANY_JOINED: Final = 256
+"""Messages that are joined so, at most."""
 MANY_ANSWERS: Final = 256
 """Answers that are made before they are sent, at most."""
 
 CoreT = TypeVar("CoreT", bound=Core)
 
 
-def joinable(first: Any, queue: deque[Any]) -> list[Any]:
-    """The first message and those behind it that can go out with it in one write, taken from the queue."""
+def joined(first: Any, queue: deque[Any]) -> tuple[list[Any], Any]:
+    """The first message and those behind it that can go out with it in one write, taken from the queue;
+    and what is written."""
     items = [first]
+    if len(first) < SHORT:
+        # What follows a short message is short, nearly always: then nothing is looked at one by one.
+        try:
+            items.extend(islice(iter(queue.popleft, None), MANY_JOINED))
+        except IndexError:
+            pass  # that was all
+        try:
+            data = b"".join(items)
+        except TypeError:  # a tuple is among them
+            pass
+        else:
+            if len(data) <= JOIN:
+                return items, data
+        queue.extendleft(reversed(items[1:]))
+        del items[1:]
     size = len(first)
     try:
         while queue and size < JOIN:
@@ -256,7 +277,7 @@ def joinable(first: Any, queue: deque[Any]) -> list[Any]:
             items.append(item)
     except IndexError:
         pass  # another thread has withdrawn the last one
-    return items
+    return items, items[0] if len(items) == 1 else b"".join(items)
 
 
 def ends_large(queue: deque[Any]) -> bool:

@@ -598,6 +598,18 @@ class TestManyInOnePiece:
         assert [each[3] for each in found] == [[value] for value in values]
         assert sorted(core.pending) == [each[1] for each in found]
 
+    @pytest.mark.parametrize("grows", [1, 40], ids=["short", "longer and longer"])
+    def test_any_number_keeps_its_order(self, grows: int) -> None:
+        core = make()
+        values = ["x" * (n * grows) for n in range(700)]
+        requests = [Request("m", (value,)) for value in values]
+        core.request_all(requests)
+        assert all(each.item in core.outgoing for each in requests)
+        assert max(map(len, core.outgoing)) <= JOIN
+        found = sent(core)
+        assert [each[3] for each in found] == [[value] for value in values]
+        assert list(core.pending) == [each.key for each in requests] == [each[1] for each in found]
+
     def test_if_one_cannot_be_sent_none_is(self) -> None:
         core = make(ours=True, limits=Limits())
         receive(core, [0, 2, "$/hello", [{"hvrpc": 1, "message": 5000}]])

@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, cast
 
 from ...errors import ConnectionLost, HvrpcError, ProtocolError
 from ...sockets import Stream, causes
-from ..core import JOIN, MANY_ANSWERS, Call, CoreT, ends_large, joinable
+from ..core import JOIN, MANY_ANSWERS, Call, CoreT, ends_large, joined
 from ..state import Event, Heartbeat, Lifecycle, Verdict
 from .tls import TlsProtocol
 
@@ -321,7 +321,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
                 for part in item:
                     transport.write(part)
             elif queue:
-                transport.write(b"".join(joinable(item, queue)))
+                transport.write(joined(item, queue)[1])
             else:
                 transport.write(item)
                 if not core.unsent:

@@ -34,7 +34,7 @@ from typing import Any, Final, Generic
 
 from ...errors import ConnectionLost, HvrpcError, ProtocolError
 from ...sockets import Stream, causes
-from ..core import MANY_ANSWERS, Call, CoreT, ends_large, joinable
+from ..core import MANY_ANSWERS, Call, CoreT, ends_large, joined
 from ..state import Event, Heartbeat, Lifecycle, Verdict
 from .io import FOREVER, SEND_NOW
 from .lobby import lobby
@@ -208,8 +208,7 @@ class Connection(Generic[CoreT]):
                         queue.appendleft(memoryview(body))
                 else:
                     if queue:
-                        items = joinable(item, queue)
-                        data = items[0] if len(items) == 1 else b"".join(items)
+                        items, data = joined(item, queue)
                     else:
                         data = item
                 sent = send(data, SEND_NOW)
