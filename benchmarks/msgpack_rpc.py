@@ -131,6 +131,16 @@ class Loop:
 
         return self._runner.run(block())
 
+    def batches(self, value: Any, count: int) -> None:
+        async def block() -> None:
+            for _ in range(count // DEPTH):
+                batch = self._client.batch()
+                for _ in range(DEPTH):
+                    batch.call("echo", value)
+                await batch.results()
+
+        self._runner.run(block())
+
     def concurrent(self, value: Any, count: int) -> None:
         async def worker() -> None:
             call = self._client.call
@@ -295,6 +305,9 @@ def _asyncio(
     def concurrent() -> float:
         return harness.rate_of(lambda: client.concurrent(TEXT, 6400), 6400)
 
+    def batches() -> float:
+        return harness.rate_of(lambda: client.batches(TEXT, 6400), 6400)
+
     return [
         compare(
             f"{name}, one at a time",
@@ -311,6 +324,15 @@ def _asyncio(
             0.25,
             rawmp_pipelined,
             concurrent,
+            per_second,
+            more_is_better=True,
+        ),
+        compare(
+            f"{name}, 64 by batch",
+            "raw + msgpack",
+            None,
+            rawmp_pipelined,
+            batches,
             per_second,
             more_is_better=True,
         ),

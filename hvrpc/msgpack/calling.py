@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Final, Protocol
 
-from ..errors import CallError, DeadlineExceeded, HvrpcError, Outcome
+from ..errors import CallCancelled, CallError, DeadlineExceeded, HvrpcError, Outcome
 from ..session.core import Call
 from .core import MsgpackCore
 from .replies import failure_of
@@ -105,6 +105,22 @@ def late(
         method=method,
         outcome=Outcome.NOT_SENT if withdrawn else Outcome.MAY_HAVE_RUN,
     )
+
+
+def never_sent(method: str, address: str) -> CallError:
+    """The error for a call of a batch that could not be sent as a whole."""
+    return CallError(
+        "its batch was not sent, because something in it cannot be",
+        address=address,
+        method=method,
+        outcome=Outcome.NOT_SENT,
+        remedy="make a new batch without what `send` has named",
+    )
+
+
+def given_up(method: str, address: str) -> CallCancelled:
+    """The error for a call that nobody waits for any more."""
+    return CallCancelled("it was given up", address=address, method=method)
 
 
 def request_stream(

@@ -23,7 +23,7 @@ import tenacity
 from .. import sockets
 from ..access import Access, Peer, Rule
 from ..addresses import Address
-from ..errors import CallCancelled, CallError, DeadlineExceeded, HvrpcError, Outcome
+from ..errors import CallCancelled, DeadlineExceeded, HvrpcError, Outcome
 from ..security import Security
 from ..session.core import Call
 from ..session.opening import OnAttempt, Policy
@@ -32,6 +32,7 @@ from ..session.state import Heartbeat
 from ..session.threads import Connection, Session
 from ..sockets import Options, Stream
 from ..tls import Tls
+from .batch import Batch, Pending
 from .calling import (
     GRACE,
     TIMEOUT,
@@ -44,7 +45,7 @@ from .calling import (
     request_stream,
     stream_failure,
 )
-from .core import METHODS, MsgpackCore, Request
+from .core import METHODS, MsgpackCore
 from .extensions import Extensions
 from .limits import DEFAULT, Limits
 from .loops import LoopThread
@@ -440,108 +441,6 @@ class PeerCaller(Caller):
 
     def _connection(self, deadline: float | None, now: float) -> Connection[MsgpackCore]:
         return self._get()
-
-
-class Pending(Request):
-    """A call of a batch: its result, once the batch was sent."""
-
-    def __init__(self, batch: Batch, method: str, params: tuple[Any, ...]) -> None:
-        self.method = method
-        self.params = params
-        self.wake = None
-        self._sending = batch._sending
-
-    def result(self, timeout: Timeout = UNSET) -> Any:
-        """Wait for the result. Raises what :meth:`Client.call` would."""
-        batch = self._sending.batch
-        caller = batch._caller
-        if self._sending.connection is None:
-            if self._sending is not batch._sending:
-                raise CallError(
-                    "its batch was not sent, because something in it cannot be",
-                    address=caller.address,
-                    method=self.method,
-                    outcome=Outcome.NOT_SENT,
-                    remedy="make a new batch without what `send` has named",
-                )
-            batch.send()
-        limit: Any = caller._timeout if timeout is UNSET else timeout
-        deadline = None if limit is None else time.monotonic() + limit
-        if not self.done:
-            self._wait(deadline, limit)
-        if self.ok:
-            return self.value
-        failure = failure_of(self, method=self.method, address=caller.address)
-        if caller._repeat(failure, 1, deadline, self.method in caller._idempotent):
-            return caller.call(self.method, *self.params, timeout=timeout)
-        raise failure
-
-    def _wait(self, deadline: float | None, limit: float | None) -> None:
-        caller = self._sending.batch._caller
-        connection = self._sending.connection
-        assert connection is not None
-        try:
-            if not connection.wait(self, deadline):
-                raise late(connection.core, self, self.method, caller.address, limit)
-        except BaseException:
-            caller._abandon(connection, self)
-            raise
-
-
-class _Sending:
-    """Where the calls of a batch that are sent together have gone."""
-
-    connection: Connection[MsgpackCore] | None = None
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-
-class Batch:
-    """Many calls in one write. Send by leaving the `with` block, or with :meth:`send`."""
-
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-        self._added: list[Pending] = []
-        self._sending = _Sending(self)
-
-    def call(self, method: str, /, *params: Any) -> Pending:
-        """Add a call."""
-        pending = Pending(self, method, params)
-        self._added.append(pending)
-        return pending
-
-    def send(self) -> None:
-        """Send what was added. All of it or, when something cannot be packed, nothing."""
-        caller = self._caller
-        now = time.monotonic()
-        deadline = None if caller._timeout is None else now + caller._timeout
-        connection = caller._connection(deadline, now)
-        added, self._added = self._added, []
-        sending, self._sending = self._sending, _Sending(self)
-        connection.core.request_all(added)
-        sending.connection = connection
-        connection.push()
-
-    def results(self, timeout: Timeout = UNSET) -> list[Any]:
-        """Send, and wait for all results in order. The first call that failed raises."""
-        added = self._added
-        self.send()
-        if added:
-            added[0].result(timeout)  # the others have come with it, as a rule
-        return [pending.value if pending.ok else pending.result(timeout) for pending in added]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.send()
 
 
 class ResultStream(Iterator[Any]):

@@ -21,6 +21,7 @@ import pytest
 
 import hvrpc
 from hvrpc import (
+    CallError,
     ConnectionLost,
     DeadlineExceeded,
     HvrpcError,
@@ -856,6 +857,115 @@ class StreamContract:
 
         client = bench.pair(total, service=Tools())
         assert client.call("total", 200) == 2 * sum(range(200))
+
+
+class BatchContract:
+    """Many calls in one write."""
+
+    def test_all_results(self, bench: Bench) -> None:
+        client = bench.pair(Tools())
+        with client.batch() as batch:
+            sums = [batch.call("add", n, n) for n in range(500)]
+        assert [each.result() for each in sums] == [2 * n for n in range(500)]
+        assert [each.result() for each in sums] == [2 * n for n in range(500)]
+        again = client.batch()
+        for n in range(100):
+            again.call("echo_async", n)
+        assert again.results() == list(range(100))
+        assert again.results() == []
+
+    def test_values_of_every_size(self, bench: Bench) -> None:
+        values = [1, b"x" * 300_000, "y" * 70_000, [], b"", "z" * 1000, bytearray(40_000)] * 5
+        client = bench.pair(Tools())
+        batch = client.batch()
+        for value in values:
+            batch.call("echo", value)
+        assert batch.results() == values
+
+    def test_results_raise_what_calls_raise(self, bench: Bench) -> None:
+        client = bench.pair(Tools())
+        with client.batch() as batch:
+            good, bad, missing = batch.call("add", 1), batch.call("fail", "x"), batch.call("nope")
+        with pytest.raises(MethodNotFound):
+            missing.result()
+        with pytest.raises(RemoteError, match="ValueError: x"):
+            bad.result()
+        assert good.result() == 11
+        again = client.batch()
+        again.call("add", 1)
+        again.call("fail", "y")
+        with pytest.raises(RemoteError, match="ValueError: y"):
+            again.results()
+
+    def test_a_result_that_is_asked_for_sends_what_was_added(self, bench: Bench) -> None:
+        client = bench.pair(Tools())
+        batch = client.batch()
+        first = batch.call("add", 1, 2)
+        assert first.result() == 3
+        second = batch.call("add", 3, 4)
+        assert second.result(timeout=WAIT) == 7
+
+    def test_a_batch_that_cannot_be_packed_sends_nothing(self, bench: Bench) -> None:
+        client = bench.pair(Tools())
+        batch = client.batch()
+        first = batch.call("note", 1)
+        batch.call("note", object())
+        with pytest.raises(ValueError, match=r"params\[0\]"):
+            batch.send()
+        with pytest.raises(CallError, match="its batch was not sent") as caught:
+            first.result()
+        assert caught.value.outcome is Outcome.NOT_SENT
+        assert client.call("noted") == []
+        assert batch.call("add", 1, 2).result() == 3
+
+    def test_leaving_the_block_by_an_error_sends_nothing(self, bench: Bench) -> None:
+        client = bench.pair(Tools())
+        batch = client.batch()
+
+        def fill() -> None:
+            with batch:
+                batch.call("note", 1)
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fill()
+        assert client.call("noted") == []
+
+    def test_a_late_result_is_given_up(self, bench: Bench) -> None:
+        tools = Tools()
+        client = bench.pair(tools)
+        with client.batch() as batch:
+            held, quick = batch.call("hold", "x"), batch.call("add", 1, 2)
+        with pytest.raises(DeadlineExceeded) as caught:
+            held.result(timeout=0.05)
+        assert caught.value.method == "hold"
+        assert quick.result() == 3
+        assert tools.cancelled.wait(WAIT)
+        # Nobody answers any more, and who asks again need not wait for that.
+        with pytest.raises(DeadlineExceeded, match=r"hold.*no answer within 0.05 s"):
+            held.result(timeout=None)
+
+    def test_the_end_of_the_connection(self, bench: Bench) -> None:
+        tools = Tools()
+        server = bench.serve(tools)
+        client = bench.connect(retry=False)
+        with client.batch() as batch:
+            quick, held = batch.call("add", 1, 2), batch.call("hold", "x")
+        assert tools.gates["x"].reached.wait(WAIT)
+        server.close(0)
+        assert quick.result() == 3
+        for _ in range(2):
+            with pytest.raises(ConnectionLost) as caught:
+                held.result()
+            assert caught.value.outcome is Outcome.MAY_HAVE_RUN
+
+    def test_a_closed_client_says_so(self, bench: Bench) -> None:
+        client = bench.pair(Tools())
+        client.close()
+        batch = client.batch()
+        batch.call("add", 1, 2)
+        with pytest.raises(SessionClosed):
+            batch.send()
 
 
 class EndContract:

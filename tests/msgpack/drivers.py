@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, TypeVar, cast
 
 import hvrpc
 import hvrpc.msgpack
+from hvrpc.msgpack.calling import UNSET
 from hvrpc.sockets import Listener
 
 from ..sockets.background import WAIT
@@ -55,7 +56,20 @@ class AnyClient(Protocol):
     def notify(self, method: str, /, *params: Any) -> None: ...
     def stream(self, method: str, /, *params: Any, **named: Any) -> AnyStream: ...
     def methods(self) -> list[dict[str, Any]]: ...
+    def batch(self) -> AnyBatch: ...
     def close(self, grace: float = 5.0) -> None: ...
+
+
+class AnyBatch(Protocol):
+    def call(self, method: str, /, *params: Any) -> AnyPending: ...
+    def send(self) -> None: ...
+    def results(self, timeout: Any = ...) -> list[Any]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: Any, error: Any, traceback: Any, /) -> None: ...
+
+
+class AnyPending(Protocol):
+    def result(self, timeout: Any = ...) -> Any: ...
 
 
 class AnyStream(Protocol):
@@ -152,6 +166,9 @@ class AdaptedClient:
     def methods(self) -> list[dict[str, Any]]:
         return self.loop.run(self.client.methods())
 
+    def batch(self) -> AnyBatch:
+        return _Batch(self.loop, self.client.batch())
+
     def close(self, grace: float = 5.0) -> None:
         self.loop.run(self.client.close(grace))
 
@@ -166,6 +183,37 @@ class _Remote:
 
     def __call__(self, *params: Any, **named: Any) -> Any:
         return self._loop.run(self._remote(*params, **named))
+
+
+class _Batch:
+    def __init__(self, loop: Loop, batch: hvrpc.msgpack.aio.Batch) -> None:
+        self._loop = loop
+        self._batch = batch
+
+    def call(self, method: str, /, *params: Any) -> AnyPending:
+        return _Pending(self._loop, self._batch.call(method, *params))
+
+    def send(self) -> None:
+        self._loop.run(self._batch.send())
+
+    def results(self, timeout: Any = UNSET) -> list[Any]:
+        return self._loop.run(self._batch.results(timeout))
+
+    def __enter__(self) -> Self:
+        self._loop.run(self._batch.__aenter__())
+        return self
+
+    def __exit__(self, *found: Any) -> None:
+        self._loop.run(self._batch.__aexit__(*found))
+
+
+class _Pending:
+    def __init__(self, loop: Loop, pending: hvrpc.msgpack.aio.Pending) -> None:
+        self._loop = loop
+        self._pending = pending
+
+    def result(self, timeout: Any = UNSET) -> Any:
+        return self._loop.run(self._pending.result(timeout))
 
 
 class _Stream:

@@ -1,4 +1,4 @@
-"""What only the blocking client has: batches, and any number of threads."""
+"""What only the blocking client has: any number of threads."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ import pytest
 import hvrpc.msgpack
 from hvrpc import (
     Address,
-    CallError,
     ConnectionLost,
     DeadlineExceeded,
-    MethodNotFound,
     Outcome,
-    RemoteError,
 )
 from hvrpc.msgpack import Context
 from hvrpc.msgpack.client import PeerCaller
@@ -48,69 +45,7 @@ def pair(made: Bench, offered: Any = None, **settings: Any) -> hvrpc.msgpack.Cli
 
 
 class TestBatch:
-    def test_many_calls_in_one_write(self, made: Bench) -> None:
-        client = pair(made)
-        with client.batch() as batch:
-            sums = [batch.call("add", n, n) for n in range(500)]
-        assert [each.result() for each in sums] == [2 * n for n in range(500)]
-        assert [each.result() for each in sums] == [2 * n for n in range(500)]
-
-    def test_they_are_one_write(self) -> None:
-        sizes: list[int] = []
-
-        def counting(peer: RawPeer) -> None:
-            refuse_hello(peer)
-            peer.received = b""
-            numbers = [peer.next()[1]]
-            sizes.append(len(peer.received))
-            numbers += [peer.next()[1] for _ in range(19)]
-            peer.send(*([1, number, None, number] for number in reversed(numbers)))
-            peer.rest()
-
-        with serving(counting) as url, hvrpc.msgpack.connect(url) as client:
-            batch = client.batch()
-            for _ in range(20):
-                batch.call("x")
-            found = batch.results()
-        assert found == sorted(found)
-        assert sizes == [20 * len(b"\x94\x00\x02\xa1x\x90")]
-
-    def test_results_raise_what_calls_raise(self, made: Bench) -> None:
-        client = pair(made)
-        with client.batch() as batch:
-            good, bad, missing = batch.call("add", 1), batch.call("fail", "x"), batch.call("nope")
-        with pytest.raises(MethodNotFound):
-            missing.result()
-        with pytest.raises(RemoteError, match="ValueError: x"):
-            bad.result()
-        assert good.result() == 11
-        again = client.batch()
-        again.call("add", 1)
-        again.call("fail", "y")
-        with pytest.raises(RemoteError, match="ValueError: y"):
-            again.results()
-
-    def test_a_result_that_is_asked_for_sends_what_was_added(self, made: Bench) -> None:
-        client = pair(made)
-        batch = client.batch()
-        first = batch.call("add", 1, 2)
-        assert first.result() == 3
-        second = batch.call("add", 3, 4)
-        assert second.result(timeout=WAIT) == 7
-
-    def test_a_batch_that_cannot_be_packed_sends_nothing(self, made: Bench) -> None:
-        client = pair(made)
-        batch = client.batch()
-        first = batch.call("note", 1)
-        batch.call("note", object())
-        with pytest.raises(ValueError, match=r"params\[0\]"):
-            batch.send()
-        with pytest.raises(CallError, match="its batch was not sent") as caught:
-            first.result()
-        assert caught.value.outcome is Outcome.NOT_SENT
-        assert client.call("noted") == []
-
-    def test_a_batch_that_comes_just_after_the_end_was_not_sent(self, made: Bench) -> None:
+    def test_one_that_comes_just_after_the_end_was_not_sent(self, made: Bench) -> None:
         """The connection ends after the batch has looked for it, and before its calls are known."""
         connection = pair(made)._session.current
         assert connection is not None
@@ -123,57 +58,28 @@ class TestBatch:
                 each.result(timeout=WAIT)
             assert caught.value.outcome is Outcome.NOT_SENT
 
-    def test_leaving_the_block_by_an_error_sends_nothing(self, made: Bench) -> None:
-        client = pair(made)
-        batch = client.batch()
-
-        def fill() -> None:
-            with batch:
-                batch.call("note", 1)
-                raise KeyError
-
-        with pytest.raises(KeyError):
-            fill()
-        assert client.call("noted") == []
-
-    def test_a_late_result_is_given_up(self, made: Bench) -> None:
-        tools = Tools()
-        client = pair(made, tools)
-        with client.batch() as batch:
-            held, quick = batch.call("hold", "x"), batch.call("add", 1, 2)
-        with pytest.raises(DeadlineExceeded) as caught:
-            held.result(timeout=0.05)
-        assert caught.value.method == "hold"
-        assert quick.result() == 3
-        assert tools.cancelled.wait(WAIT)
-
-    def test_calls_that_were_not_carried_out_move_to_a_new_connection(self) -> None:
-        connections: list[int] = []
+    def test_threads_that_ask_for_one_result_repeat_its_call_once(self) -> None:
+        carried_out: list[Any] = []
+        gone = threading.Barrier(2)
 
         def leaving(peer: RawPeer) -> None:
             peer.send([1, peer.next()[1], None, {"hvrpc": 1}])
-            connections.append(1)
-            first, second = peer.next(), peer.next()
-            if len(connections) == 1:
-                peer.send([1, first[1], None, "first"])
-                peer.send([1, second[1], {"code": -32801, "message": "leaving"}, None])
+            if gone.broken:
+                carried_out.append(request := peer.next())
+                peer.send([1, request[1], None, len(carried_out)])
+            else:
+                request = peer.next()
+                peer.send([1, request[1], {"code": -32801, "message": "leaving"}, None])
                 peer.send([2, "$/goodbye", [{"unfinished": []}]])
-                return
+                gone.abort()
             peer.rest()
 
-        def again(peer: RawPeer) -> None:
-            if connections:
-                peer.send([1, peer.next()[1], None, {"hvrpc": 1}])
-                peer.send([1, peer.next()[1], None, "second"])
-                peer.rest()
-            else:
-                leaving(peer)
-
-        with serving(again) as url, hvrpc.msgpack.connect(url) as client:
+        with serving(leaving) as url, hvrpc.msgpack.connect(url) as client:
             with client.batch() as batch:
-                calls = [batch.call("x"), batch.call("y")]
-            assert [each.result() for each in calls] == ["first", "second"]
-            assert client.connections == 2
+                pending = batch.call("x")
+            threads = [Background(pending.result) for _ in range(4)]
+            assert [each.result() for each in threads] == [1] * 4
+        assert len(carried_out) == 1
 
 
 class TestThreads:

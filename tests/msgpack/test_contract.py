@@ -14,6 +14,7 @@ import pytest
 from ..sockets.places import MISSING, PLACES
 from . import drivers
 from .contract import (
+    BatchContract,
     BothSidesContract,
     CallContract,
     CoreContract,
@@ -100,6 +101,11 @@ class TestErrors(ErrorContract):
 @on(BETWEEN_DRIVERS)
 class TestStreams(StreamContract):
     """Results that come item by item."""
+
+
+@on(BETWEEN_DRIVERS)
+class TestBatches(BatchContract):
+    """Many calls in one write."""
 
 
 @on(BETWEEN_DRIVERS)

@@ -8,7 +8,8 @@ await hvrpc.msgpack.aio.serve("hvsock://any/5001", Tools())
 
 from __future__ import annotations
 
+from .batch import Batch, Pending
 from .client import Client, ResultStream, connect
 from .server import Server, serve
 
-__all__ = ["Client", "ResultStream", "Server", "connect", "serve"]
+__all__ = ["Batch", "Client", "Pending", "ResultStream", "Server", "connect", "serve"]

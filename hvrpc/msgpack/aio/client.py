@@ -17,6 +17,7 @@ from ...addresses import Address
 from ...errors import HvrpcError
 from ...security import Security
 from ...session.aio import Connection, FutureCall, Session
+from ...session.core import Call
 from ...session.opening import OnAttempt, Policy
 from ...session.repeating import in_doubt, may_have_run
 from ...session.state import Heartbeat
@@ -41,6 +42,7 @@ from ..limits import DEFAULT, Limits
 from ..replies import failure_of
 from ..service import Service
 from ..streams import WINDOW, ItemCall
+from .batch import Batch
 
 
 def connect(address: Address | str, **settings: Any) -> Connecting:
@@ -217,7 +219,7 @@ class Caller:
                         method, params, named, limit, options, idempotent, repetition
                     )
 
-    def _abandon(self, connection: Connection[MsgpackCore], call: FutureCall | ItemCall) -> None:
+    def _abandon(self, connection: Connection[MsgpackCore], call: Call) -> None:
         """Nobody waits for this call any more: say so."""
         if call.key is not None and not connection.ended:
             connection.core.forget(call)
@@ -228,11 +230,16 @@ class Caller:
 
         See :meth:`hvrpc.msgpack.Client.notify` for what it raises.
         """
+        connection = await self._way(method)
+        connection.core.notify(method, params)
+        connection.push()
+
+    async def _way(self, method: str) -> Connection[MsgpackCore]:
+        """A connection on which there is room for something more."""
         connection = self._ready() or await self._connection(self._deadline())
         if connection.crowded:
             await self._room(connection, method, self._timeout)
-        connection.core.notify(method, params)
-        connection.push()
+        return connection
 
     async def _room(
         self, connection: Connection[MsgpackCore], method: str, limit: float | None
@@ -267,6 +274,15 @@ class Caller:
         call = request_stream(connection.core, method, params, named, window, self.address)
         connection.push()
         return ResultStream(self, connection, call, method, limit, window)
+
+    def batch(self) -> Batch:
+        """Collect calls and send them in one go.
+
+        async with client.batch() as batch:
+            sums = [batch.call("add", i, i) for i in range(64)]
+        await sums[0]
+        """
+        return Batch(self)
 
     @property
     def remote(self) -> Remote:

@@ -1,0 +1,185 @@
+"""Many calls in one write, for asyncio.
+
+    async with client.batch() as batch:
+        sums = [batch.call("add", number, number) for number in range(64)]
+    await sums[1]
+
+As many tasks with a call each take nearly twice as long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator
+from contextlib import nullcontext
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ...errors import HvrpcError
+from ...session.aio import Connection
+from ...session.repeating import in_doubt, may_have_run
+from ..calling import UNSET, Timeout, given_up, late, never_sent
+from ..core import MsgpackCore, Request
+from ..replies import failure_of
+
+if TYPE_CHECKING:
+    from .client import Caller
+
+
+class Pending(Request):
+    """A call of a batch: await it, or its :meth:`result`, once the batch was sent."""
+
+    _is_final = False
+    """Whether it was repeated already, or given up: what became of it then is what is told."""
+    _future: asyncio.Future[None] | None = None
+    """What those who wait for it share. Most have been answered by the time that they are asked for."""
+
+    def __init__(self, batch: Batch, method: str, params: tuple[Any, ...]) -> None:
+        self.method = method
+        self.params = params
+        self.wake = None
+        self._sending = batch._sending
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self.result().__await__()
+
+    async def result(self, timeout: Timeout = UNSET) -> Any:  # noqa: ASYNC109 (it ends the call)
+        """Wait for the result. Raises what :meth:`Client.call` would.
+
+        Who stops waiting, or is cancelled, gives the call up, here as there: asking again raises the same.
+        """
+        batch = self._sending.batch
+        caller = batch._caller
+        if self._sending.connection is None:
+            if self._sending is not batch._sending:
+                raise never_sent(self.method, caller.address)
+            await batch.send()
+        limit: Any = caller._timeout if timeout is UNSET else timeout
+        deadline = None if limit is None else time.monotonic() + limit
+        if not self.done:
+            await self._wait(limit)
+        if not self.ok:
+            await self._settle(caller, deadline)
+        return self.value
+
+    async def _wait(self, limit: float | None) -> None:
+        caller = self._sending.batch._caller
+        connection = self._sending.connection
+        assert connection is not None
+        future = self._future
+        if future is None:
+            future = self._future = asyncio.get_running_loop().create_future()
+            self.wake = partial(_settle, future)
+            connection.look_out()
+        try:
+            await asyncio.wait((future,), timeout=limit)
+            if not self.done:
+                raise late(connection.core, self, self.method, caller.address, limit)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+
+    def _give_up(self, error: BaseException) -> None:
+        """Nobody waits for it any more: say so."""
+        sending = self._sending
+        caller = sending.batch._caller
+        if sending.connection is not None and not self.done:
+            caller._abandon(sending.connection, self)
+            self._is_final = True
+            self.fail(self._told(error))
+
+    async def _settle(self, caller: Caller, deadline: float | None) -> None:
+        """It has ended in another way than with a value: repeat it, once for all who ask, or raise."""
+        lock: asyncio.Lock = vars(self).setdefault("_settling", asyncio.Lock())
+        async with lock:
+            if self.ok:
+                return
+            failure = failure_of(self, method=self.method, address=caller.address)
+            may = self.method in caller._idempotent
+            if self._is_final or not await caller._repeat(failure, 1, deadline, may):
+                raise failure
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            try:
+                with in_doubt() if may_have_run(failure) else nullcontext():
+                    self.value = await caller._call(
+                        self.method, self.params, None, left, None, False, repetition=1
+                    )
+            except BaseException as error:
+                self._is_final = True
+                self.failure = self._told(error)
+                raise
+            self.ok = True
+
+    def _told(self, error: BaseException) -> HvrpcError:
+        """What is raised when the result is asked for again."""
+        if isinstance(error, HvrpcError):
+            return error
+        return given_up(self.method, self._sending.batch._caller.address)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Sending:
+    """Where the calls of a batch that are sent together have gone."""
+
+    connection: Connection[MsgpackCore] | None = None
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+
+class Batch:
+    """Many calls in one write. Send by leaving the `async with` block, or with :meth:`send`."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._added: list[Pending] = []
+        self._sending = Sending(self)
+
+    def call(self, method: str, /, *params: Any) -> Pending:
+        """Add a call."""
+        pending = Pending(self, method, params)
+        self._added.append(pending)
+        return pending
+
+    async def send(self) -> None:
+        """Send what was added. All of it or, when something cannot be packed, nothing."""
+        connection = await self._caller._way("a batch")
+        added, self._added = self._added, []
+        sending, self._sending = self._sending, Sending(self)
+        connection.core.request_all(added)
+        sending.connection = connection
+        connection.push()
+
+    async def results(self, timeout: Timeout = UNSET) -> list[Any]:  # noqa: ASYNC109 (it ends the calls)
+        """Send, and wait for all results in order. The first call that failed raises.
+
+        Being cancelled meanwhile cancels all that are not done.
+        """
+        added = self._added
+        try:
+            await self.send()
+            if added:
+                await added[0].result(timeout)  # the others have come with it, as a rule
+            return [each.value if each.ok else await each.result(timeout) for each in added]
+        except asyncio.CancelledError as error:
+            for each in added:
+                each._give_up(error)
+            raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            await self.send()
