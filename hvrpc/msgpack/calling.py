@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 from ..errors import CallCancelled, CallError, DeadlineExceeded, HvrpcError, Outcome
 from ..session.core import Call
-from .core import MsgpackCore
+from .core import MsgpackCore, Request
 from .replies import failure_of
 from .streams import ItemCall
 
@@ -107,20 +107,42 @@ def late(
     )
 
 
-def never_sent(method: str, address: str) -> CallError:
-    """The error for a call of a batch that could not be sent as a whole."""
-    return CallError(
-        "its batch was not sent, because something in it cannot be",
-        address=address,
-        method=method,
-        outcome=Outcome.NOT_SENT,
-        remedy="make a new batch without what `send` has named",
-    )
+class InBatch(Request):
+    """A call of a batch. What waiting for it means is the drivers' business."""
 
+    is_final = False
+    """Whether it was repeated already, or given up: what became of it then is what is told."""
 
-def given_up(method: str, address: str) -> CallCancelled:
-    """The error for a call that nobody waits for any more."""
-    return CallCancelled("it was given up", address=address, method=method)
+    def __init__(self, batch: Any, method: str, params: tuple[Any, ...]) -> None:
+        self.method = method
+        self.params = params
+        self.wake = None
+        self._sending = batch._sending
+
+    def never_sent(self) -> CallError:
+        """The error when something in its batch could not be sent."""
+        return CallError(
+            "its batch was not sent, because something in it cannot be",
+            address=self._address,
+            method=self.method,
+            outcome=Outcome.NOT_SENT,
+            remedy="make a new batch without what `send` has named",
+        )
+
+    def end_by(self, error: BaseException) -> None:
+        """Nobody carries it out any more, and whoever asks again is told what the first was told."""
+        self.is_final = True
+        if not isinstance(error, HvrpcError):
+            error = CallCancelled("it was given up", address=self._address, method=self.method)
+        if self.done:
+            self.failure = error
+        else:
+            self.fail(error)
+
+    @property
+    def _address(self) -> str:
+        address: str = self._sending.batch._caller.address
+        return address
 
 
 def request_stream(

@@ -17,30 +17,21 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ...errors import HvrpcError
 from ...session.aio import Connection
 from ...session.repeating import in_doubt, may_have_run
-from ..calling import UNSET, Timeout, given_up, late, never_sent
-from ..core import MsgpackCore, Request
+from ..calling import UNSET, InBatch, Timeout, late
+from ..core import MsgpackCore
 from ..replies import failure_of
 
 if TYPE_CHECKING:
     from .client import Caller
 
 
-class Pending(Request):
+class Pending(InBatch):
     """A call of a batch: await it, or its :meth:`result`, once the batch was sent."""
 
-    _is_final = False
-    """Whether it was repeated already, or given up: what became of it then is what is told."""
     _future: asyncio.Future[None] | None = None
     """What those who wait for it share. Most have been answered by the time that they are asked for."""
-
-    def __init__(self, batch: Batch, method: str, params: tuple[Any, ...]) -> None:
-        self.method = method
-        self.params = params
-        self.wake = None
-        self._sending = batch._sending
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self.result().__await__()
@@ -54,7 +45,7 @@ class Pending(Request):
         caller = batch._caller
         if self._sending.connection is None:
             if self._sending is not batch._sending:
-                raise never_sent(self.method, caller.address)
+                raise self.never_sent()
             await batch.send()
         limit: Any = caller._timeout if timeout is UNSET else timeout
         deadline = None if limit is None else time.monotonic() + limit
@@ -87,8 +78,7 @@ class Pending(Request):
         caller = sending.batch._caller
         if sending.connection is not None and not self.done:
             caller._abandon(sending.connection, self)
-            self._is_final = True
-            self.fail(self._told(error))
+            self.end_by(error)
 
     async def _settle(self, caller: Caller, deadline: float | None) -> None:
         """It has ended in another way than with a value: repeat it, once for all who ask, or raise."""
@@ -98,7 +88,7 @@ class Pending(Request):
                 return
             failure = failure_of(self, method=self.method, address=caller.address)
             may = self.method in caller._idempotent
-            if self._is_final or not await caller._repeat(failure, 1, deadline, may):
+            if self.is_final or not await caller._repeat(failure, 1, deadline, may):
                 raise failure
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             try:
@@ -107,16 +97,9 @@ class Pending(Request):
                         self.method, self.params, None, left, None, False, repetition=1
                     )
             except BaseException as error:
-                self._is_final = True
-                self.failure = self._told(error)
+                self.end_by(error)
                 raise
             self.ok = True
-
-    def _told(self, error: BaseException) -> HvrpcError:
-        """What is raised when the result is asked for again."""
-        if isinstance(error, HvrpcError):
-            return error
-        return given_up(self.method, self._sending.batch._caller.address)
 
 
 def _settle(future: asyncio.Future[None]) -> None:
