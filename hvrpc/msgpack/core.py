@@ -39,6 +39,7 @@ from msgpack import unpackb
 
 from ..access import Peer
 from ..errors import (
+    CallError,
     ConnectionLost,
     HvrpcError,
     InvalidParams,
@@ -67,6 +68,7 @@ from .wire import (
     broken,
     not_msgpack,
     only,
+    words_of,
 )
 from .writers import explain
 
@@ -180,6 +182,7 @@ class MsgpackCore(Core):
         self._ids = itertools.count(1)
         self._unfinished: frozenset[int] | None = None
         self._in_flight = limits.in_flight
+        self._only = min(ONLY, limits.elements)  # so many bytes have no more elements than that
         self._said_farewell = False
 
     # --- Receiving -----------------------------------------------------------------------------
@@ -198,7 +201,7 @@ class MsgpackCore(Core):
         decoder = self._decoder
         if decoder.has_more or decoder.fed != decoder.start or self._codes:
             return False
-        if len(data) > ONLY or TIMESTAMP in data:
+        if len(data) > self._only or TIMESTAMP in data:
             return False
         try:
             kind, number, error, value = unpackb(data)
@@ -216,7 +219,7 @@ class MsgpackCore(Core):
         decoder = self._decoder
         if decoder.has_more or decoder.fed != decoder.start or self._codes:
             return False
-        if len(data) > ONLY or TIMESTAMP in data:
+        if len(data) > self._only or TIMESTAMP in data:
             return False
         try:
             kind, number, name, params = unpackb(data)
@@ -250,12 +253,18 @@ class MsgpackCore(Core):
         return True
 
     def digest(self, data: Buffer | None, work: deque[Any]) -> None:
+        rest = self._digest(data, work)
+        while rest is not None:
+            rest = self._digest(rest, work)
+
+    def _digest(self, data: Buffer | None, work: deque[Any]) -> Buffer | None:
+        """The same up to a message that nobody can read, if there is one: returns what comes behind that."""
         decoder = self._decoder
         self.throttled = self.has_more = False
         if data is not None:
             decoder.feed(data)
         elif not decoder.has_more:
-            return
+            return None
         pending = self.pending
         methods = self._table
         active = self.active
@@ -263,12 +272,12 @@ class MsgpackCore(Core):
         if room <= 0 and not self._must_read_on():
             decoder.stopped(decoder.start)
             self.throttled = self.has_more = True
-            return
+            return None
         if decoder.ready is not None:
             self._digest_one(decoder.take_ready(), work)
             self.target = None
             if decoder.fed == decoder.start:
-                return
+                return None
             # It had to wait, and more came for a call that was made meanwhile.
             room = self._in_flight - len(active)
         fed = decoder.fed
@@ -315,19 +324,46 @@ class MsgpackCore(Core):
                         raise _no_message(message) from error
                 if at == fed:
                     decoder.all_read()
-                    return
+                    return None
                 if room <= 0:
                     room = self._in_flight - len(active)
                     if room <= 0 and not self._must_read_on():
                         decoder.stopped(at)
                         self.throttled = self.has_more = True
-                        return
+                        return None
         except ProtocolError:
             raise
         except Exception as error:
-            raise not_msgpack(error) from error
+            return self._step_over(error, at)
         decoder.ran_out(at)
         self.target = decoder.target
+        return None
+
+    def _step_over(self, error: Exception, at: int) -> Buffer | None:
+        """A message is msgpack, and cannot be read for all that: an array is the key of a map, say. That ends
+        the call that it belongs to, and nothing else. Returns what comes behind it, if anything."""
+        found = self._decoder.step_over(at, error)
+        self.target = None
+        if found is None:
+            return None
+        kind, subject, rest = found
+        if kind == NOTIFICATION:
+            logger.warning("%s: a notification cannot be read: %s", self.peer, words_of(error))
+        elif type(subject) is not int or kind not in (REQUEST, RESPONSE):
+            raise not_msgpack(error) from error
+        elif kind == RESPONSE:
+            call = self.pending.pop(subject, None)
+            if call is None:
+                self._late(subject)
+            else:
+                text = f"its result cannot be read: {words_of(error)}"
+                call.fail(CallError(text, outcome=Outcome.ANSWERED))
+        elif subject in self.active:
+            raise broken(f"two requests have the id {subject} at the same time")
+        else:
+            text = f"the parameters cannot be read: {words_of(error)}"
+            self._answer_error(subject, INVALID_PARAMS, text)
+        return rest if len(rest) else None
 
     def _must_read_on(self) -> bool:
         """Whether what is under way waits for what the peer says: the answers to calls of ours, or how much

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import re
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +38,8 @@ LARGE: Final = 32 * 1024
 """Bytes from which a value travels beside the codec."""
 TOGETHER: Final = 32 * 1024
 """How much of a large value is sent in one piece with its envelope, so that the receiver sees both."""
+KEPT_MESSAGE: Final = 256 * 1024
+"""Bytes of a message that arrives in pieces that are kept, beside the codec's, in case it cannot be read."""
 KEPT_BUFFER: Final = 1024 * 1024
 """A packer that had to grow beyond this is not kept."""
 
@@ -82,7 +85,7 @@ def broken(problem: str, error: BaseException | None = None) -> ProtocolError:
 
 def not_msgpack(error: Exception) -> ProtocolError:
     """The error for bytes that the codec cannot make sense of."""
-    return broken(f"what it sends is not msgpack ({_words(error)})", error)
+    return broken(f"what it sends is not msgpack ({words_of(error)})", error)
 
 
 class _Codec:
@@ -114,6 +117,8 @@ class _Codec:
 
 
 _NOTHING: Final[Iterator[tuple[Any, int]]] = iter(())
+_NONE_KEPT: Final = bytearray()
+"""Never written to: nothing is added to what is empty."""
 
 
 class Decoder:
@@ -144,6 +149,10 @@ class Decoder:
         self.start = 0
         """Where the message that is being read began."""
         self._chunk: Buffer = b""
+        self._kept = _NONE_KEPT
+        """What came before the chunk of the message that is being read, unless that is too much to keep."""
+        self._kept_from = 0
+        self._skipped: _Skipped | None = None
         self.has_more = False
         """Whether there are bytes, or a message, that nobody has come to."""
 
@@ -156,10 +165,11 @@ class Decoder:
     def feed(self, data: Buffer) -> None:
         """Take over received bytes."""
         codec = self._codec
-        if codec is None:
+        if codec is None and self._skipped is None:
             pool = self._codecs
             codec = self._use(pool.pop() if pool else _Codec(self._limits, self._ext_hook))
-        codec.feed(data)
+        if codec is not None:
+            codec.feed(data)
         self.fed += len(data)  # type: ignore[arg-type]
         self._chunk = data
         self.has_more = True
@@ -169,6 +179,7 @@ class Decoder:
         self.start = self.fed
         self.has_more = False
         self._chunk = b""
+        self._kept = _NONE_KEPT
         if self._codecs is not None and self._codec is not None:
             self._codecs.append(self._codec)
             self._codec = None
@@ -179,12 +190,63 @@ class Decoder:
         self.start = start
         self.has_more = False
         self._incomplete()
+        if self.target is None:
+            self._keep()
 
     def stopped(self, start: int) -> None:
         """The messages behind `start` are read later. The buffer that was fed is about to be filled with
         something else, perhaps from another connection: the codec has its own copy."""
         self.start = start
+        self._keep()
+
+    def _keep(self) -> None:
+        """Keep what has come from `start` on, for :meth:`step_over`."""
+        chunk = memoryview(self._chunk)
         self._chunk = b""
+        behind = self.start - (self.fed - len(chunk))
+        if self._skipped is not None:
+            self._kept = self._kept + chunk
+            return
+        if behind >= 0:
+            self._kept = bytearray(chunk[behind:])
+        elif self._kept:
+            del self._kept[: self.start - self._kept_from]
+            self._kept += chunk
+        self._kept_from = self.start
+        if len(self._kept) > KEPT_MESSAGE:
+            self._kept = _NONE_KEPT
+
+    def step_over(self, start: int, error: Exception) -> tuple[Any, Any, memoryview] | None:
+        """Go past the message at `start`, which the codec cannot make values of, as `error` says: the first two
+        things that are in it, and what was fed behind it, which has to be fed again.
+
+        None: the end of it has not come yet. Raises when it is no message, or began too far back.
+        """
+        data = memoryview(bytes(self._kept) + bytes(self._chunk))
+        skipped = self._skipped
+        if skipped is None:
+            begin = start - (self.fed - len(data))
+            if begin < 0:
+                raise not_msgpack(error) from error
+            if _claimed_by(error) > self._limits.message:
+                raise not_msgpack(error) from error
+            data = data[begin:]
+            skipped = _Skipped(error)
+        behind = skipped.feed(data)
+        self._codec = None  # it is in the midst of that message
+        self.messages = _NOTHING
+        self._chunk = b""
+        self._kept = _NONE_KEPT
+        self.has_more = False
+        self.fed = self.start = 0
+        if behind is None:
+            if skipped.size > self._limits.message:
+                raise broken(f"a message is longer than the {self._limits.message} bytes allowed")
+            self._skipped = self.messages = skipped
+            self.fed = skipped.size
+            return None
+        self._skipped = None
+        return skipped.kind, skipped.subject, data[len(data) - behind :]
 
     def take_ready(self) -> list[Any]:
         """The message that has come with a large value."""
@@ -233,6 +295,7 @@ class Decoder:
         large.begin(body)
         # The codec has swallowed the beginning: it cannot be used again.
         self._codec = None
+        self._kept = _NONE_KEPT
         self.messages = _NOTHING
         self.fed = self.start = 0
         self._large = large
@@ -270,6 +333,61 @@ class Decoder:
         self.target = self._large = None
         self.ready = message
         self.has_more = True
+
+
+def _claimed_by(error: Exception) -> int:
+    """How many elements there should be, when that is too many for the codec: each takes a byte at least. It
+    says so in words only."""
+    found = re.match(r"(\d+) exceeds max_", str(error))
+    return int(found[1]) if found else 0
+
+
+class _Skipped(Iterator[tuple[Any, int]]):
+    """A message that is only looked at for where it ends. It stands in for the messages until then."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self._reader = msgpack.Unpacker(
+            raw=False,
+            unicode_errors="surrogateescape",
+            read_size=FIRST_BUFFER,
+            max_buffer_size=0,  # measured here, as for the codec
+        )
+        self._left = 0
+        self.size = 0
+        self.kind: Any = None
+        self.subject: Any = None
+
+    def __next__(self) -> tuple[Any, int]:
+        raise self._error
+
+    def feed(self, data: memoryview) -> int | None:
+        """More of it; tells how much of that is behind it, None if it goes on."""
+        reader = self._reader
+        reader.feed(data)
+        try:
+            if not self.size:
+                self._begin()
+            self.size += len(data)
+            while self._left:
+                reader.skip()
+                self._left -= 1
+        except msgpack.OutOfData:
+            return None
+        except Exception as error:
+            raise not_msgpack(error) from error
+        behind: int = self.size - reader.tell()
+        return behind
+
+    def _begin(self) -> None:
+        """The first two things have come, or it would not be known yet that the rest cannot be read."""
+        try:
+            self._left = self._reader.read_array_header() - 2
+            self.kind, self.subject = self._reader.unpack(), self._reader.unpack()
+        except Exception:
+            raise self._error from None
+        if self._left not in (1, 2):
+            raise self._error
 
 
 _scratches: list[bytearray] = []
@@ -549,7 +667,8 @@ UNPACKABLE: Final = (TypeError, OverflowError, ValueError, IndexError)
 """How a packer says that it needs the hook, or that nothing will help; and that none is idle."""
 
 
-def _words(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
+    """What an exception says, or what it is."""
     return str(error) or type(error).__name__
 
 

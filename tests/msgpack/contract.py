@@ -82,6 +82,9 @@ class Tools:
         await asyncio.sleep(0)
         return value
 
+    def keys(self) -> Any:
+        return {(1, 2): 3}
+
     def note(self, value: Any) -> None:
         self.notes.append(value)
 
@@ -1073,13 +1076,37 @@ class EndContract:
             assert len(client.call("large", 90 * KiB, as_text)) == 90 * KiB
         assert client.connections == 1
 
-    def test_too_many_elements_end_the_connection(self, bench: Bench) -> None:
+    def test_too_many_elements_are_the_callers_error(self, bench: Bench) -> None:
         bench.serve(Tools(), limits=Limits(elements=1000))
         client = bench.connect()
-        with pytest.raises(ConnectionLost):
-            client.call("echo", list(range(1001)))
+        for element in (1, "x" * 1000):
+            with pytest.raises(InvalidParams, match="1001"):
+                client.call("echo", [element] * 1001)
         assert client.call("echo", list(range(1000))) == list(range(1000))
-        assert client.connections == 2
+        assert client.connections == 1
+
+    def test_what_cannot_be_read_ends_its_call_and_no_other(self, bench: Bench) -> None:
+        """Keys that are tuples are fine in Python, and arrays in msgpack, which are no keys in Python."""
+        tools = Tools()
+        client = bench.pair(tools)
+        with client.batch() as batch:
+            before = batch.call("hold", "x")
+            wrong = batch.call("echo", {(1, 2): 3})
+            after = batch.call("add", 1, 2)
+        with pytest.raises(InvalidParams, match=r"echo.*cannot be read: unhashable"):
+            wrong.result()
+        client.notify("note", {(1, 2): 3})
+        client.notify("note", 1)
+        assert client.call("noted") == [1]
+        assert after.result() == 3
+        tools.gates["x"].open()
+        assert before.result() == "x"
+        with pytest.raises(
+            CallError, match=r"keys.*its result cannot be read: unhashable"
+        ) as caught:
+            client.call("keys")
+        assert caught.value.outcome is Outcome.ANSWERED
+        assert client.connections == 1
 
     def test_a_name_that_is_too_long(self, bench: Bench) -> None:
         bench.serve(Tools(), limits=Limits(method=20))

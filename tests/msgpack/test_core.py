@@ -6,19 +6,20 @@ import asyncio
 import concurrent.futures
 import itertools
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
 
 import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hvrpc import ConnectionLost, Outcome, ProtocolError, RemoteError
+from hvrpc import CallError, ConnectionLost, Outcome, ProtocolError, RemoteError
 from hvrpc.errors import HvrpcError
-from hvrpc.msgpack import Context, Limits, Service
+from hvrpc.msgpack import Context, Extensions, Limits, Service
 from hvrpc.msgpack.core import MAX_ID, MsgpackCore, Request
 from hvrpc.msgpack.streams import ItemCall
+from hvrpc.msgpack.wire import KEPT_MESSAGE
 from hvrpc.session.core import JOIN, MANY_ANSWERS, Call
 
 from .raw import pack
@@ -993,6 +994,131 @@ class Plain:
 def receive_inside(core: MsgpackCore, message: Any) -> None:
     """A message arrives while a method runs."""
     assert core.take(pack(message)) is None
+
+
+class Odd:
+    """An extension type that can be sent, and not received."""
+
+
+class TestWhatCannotBeRead:
+    """Messages that are msgpack, and that no values can be made of, wherever they are cut."""
+
+    GOOD: ClassVar = [pack([0, number, "echo", ["x" * number]]) for number in (2, 4, 6, 8)]
+    BAD: ClassVar = [
+        bytes.fromhex("94 00 03 a4 65 63 68 6f 91 81 91 01 02"),  # [0, 3, "echo", [{[1]: 2}]]
+        pack([0, 5, "echo", [msgpack.ExtType(7, b"?")]]),
+        pack([0, 7, "echo", list(range(101))]),
+    ]
+    ANSWERS: ClassVar[list[Any]] = [
+        [2, "xx"],
+        [3, -32602, "unhashable type: 'list'"],
+        [4, "xxxx"],
+        [5, -32602, "Odd (extension code 7)"],
+        [6, "xxxxxx"],
+        [7, -32602, "101 exceeds"],
+        [8, "xxxxxxxx"],
+    ]
+
+    def served(
+        self, chunks: Iterable[bytes], running: Iterable[int] = (), **limits: int
+    ) -> list[Any]:
+        extensions = Extensions()
+
+        def refuse(data: bytes) -> Odd:
+            raise ValueError(data)
+
+        extensions.register(7, Odd, lambda _: b"?", refuse)
+
+        core = make(
+            {"echo": lambda value: value},
+            ours=True,
+            limits=Limits(elements=100, **limits),
+            extensions=extensions,
+        )
+        core.active.update(dict.fromkeys(running))
+        found: list[Any] = []
+        for chunk in chunks:
+            receive(core, chunk)
+            found += sent(core)
+        return sorted(
+            [number, result] if error is None else [number, error["code"], error["message"]]
+            for _, number, error, result in found
+        )
+
+    def check(self, found: list[Any]) -> None:
+        assert [each[0] for each in found] == [each[0] for each in self.ANSWERS]
+        for answer, wanted in zip(found, self.ANSWERS, strict=True):
+            assert answer[:-1] == wanted[:-1]
+            assert str(wanted[-1]) in answer[-1]
+
+    def stream(self) -> bytes:
+        return b"".join(good + bad for good, bad in zip(self.GOOD, [*self.BAD, b""], strict=True))
+
+    def test_in_one_piece(self) -> None:
+        self.check(self.served([self.stream()]))
+
+    def test_byte_by_byte(self) -> None:
+        data = self.stream()
+        self.check(self.served(data[at : at + 1] for at in range(len(data))))
+
+    def test_cut_anywhere(self) -> None:
+        data = self.stream()
+        for at in range(1, len(data)):
+            self.check(self.served([data[:at], data[at:]]))
+
+    def test_cut_twice(self) -> None:
+        data = self.stream()
+        for first in range(1, len(data) - 1, 3):
+            for second in range(first + 1, len(data), 7):
+                self.check(self.served([data[:first], data[first:second], data[second:]]))
+
+    def test_long_ones_are_kept_up_to_a_bound(self) -> None:
+        for size, is_kept in ((KEPT_MESSAGE - 100, True), (KEPT_MESSAGE + 10_000, False)):
+            long = pack([0, 1, "echo", ["x" * size, {}]])[:-1] + b"\x81\x91\x01\x02"
+            chunks = [long[at : at + 10_000] for at in range(0, len(long), 10_000)]
+            if is_kept:
+                [answer] = self.served(chunks)
+                assert answer[:2] == [1, -32602]
+            else:
+                with pytest.raises(ProtocolError, match="unhashable"):
+                    self.served(chunks)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            pytest.param(
+                bytes.fromhex("94 00 a1 78 a1 6d 91 81 91 01 02"), id="an id that is text"
+            ),
+            pytest.param(bytes.fromhex("94 05 01 a1 6d 91 81 91 01 02"), id="an unknown kind"),
+            pytest.param(bytes.fromhex("81 91 01 02"), id="no array"),
+            pytest.param(bytes.fromhex("95 00 01 a1 6d 91 81 91 01 02 c0"), id="too many parts"),
+            pytest.param(bytes.fromhex("94 00 01 a1 6d 91 81 91 01 c1"), id="not even msgpack"),
+        ],
+    )
+    def test_what_is_no_message_besides_ends_the_connection(self, data: bytes) -> None:
+        with pytest.raises(ProtocolError):
+            self.served([data])
+
+    def test_the_id_of_a_call_under_way(self) -> None:
+        with pytest.raises(ProtocolError, match="two requests have the id 3"):
+            self.served([self.BAD[0]], running=[3])
+
+    def test_answers(self) -> None:
+        core = make()
+        before, wrong, after = (asked(core) for _ in range(3))
+        sent(core)
+        receive(
+            core, [1, 1, None, "a"], bytes.fromhex("94 01 02 c0 81 91 01 02"), [1, 3, None, "b"]
+        )
+        assert (before.value, after.value) == ("a", "b")
+        assert isinstance(wrong.failure, CallError)
+        assert wrong.failure.outcome is Outcome.ANSWERED
+        receive(core, bytes.fromhex("94 01 02 c0 81 91 01 02"))
+        assert core.late == 1
+
+    def test_while_as_many_calls_run_as_may(self) -> None:
+        assert self.served([self.stream()], running=[1], in_flight=1) == []
+        self.check(self.served([self.stream()], in_flight=1))
 
 
 class TestTheEnd:
