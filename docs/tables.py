@@ -24,6 +24,7 @@ from hvrpc.cli import manual
 from hvrpc.grpc import options as grpc_options
 from hvrpc.msgpack import calling, core, limits, streams
 from hvrpc.session import aio, opening, threads
+from hvrpc.session.threads import sending, serving
 from hvrpc.sockets import causes, families, options, tls_causes
 
 DOCS = Path(__file__).resolve().parent
@@ -184,9 +185,9 @@ MSGPACK_NUMBERS: Final[tuple[tuple[ModuleType, str], ...]] = (
     (opening, "LONGEST_WAIT"),
     (opening, "LONGEST_OPENING"),
     (threads.session, "VALIDATE_WITHIN"),
-    (threads.connection, "STALLED_AFTER"),
-    (threads.connection, "MAX_QUEUED"),
-    (threads.connection, "MAX_QUEUED_ITEMS"),
+    (sending, "STALLED_AFTER"),
+    (serving, "MAX_QUEUED"),
+    (serving, "MAX_QUEUED_ITEMS"),
     (threads.server, "MAX_CONNECTIONS"),
     (aio.server, "MAX_CONNECTIONS"),
     (core, "CANCEL_COMES_WITHIN"),

@@ -379,7 +379,7 @@ class TestSeveralThreads:
             stream = channel.unary_stream(f"{SERVICE}talk")(b"")
             watchers = [Background(stream.code), Background(stream.trailing_metadata)]
             try:
-                followers = channel.session.connections()[0]._waiters
+                followers = channel.session.connections()[0].lead.followers
                 wait_until(lambda: len(followers) == 2, "both wait")
                 for _ in range(20):
                     reader = Background(lambda: next(stream))

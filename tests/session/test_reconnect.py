@@ -373,7 +373,8 @@ def _connection(client: Any) -> Any:
 
 def _is_blocked(client: Any) -> bool:
     connection = _connection(client)
-    return bool(getattr(connection, "_blocked", False) or getattr(connection, "crowded", False))
+    # The threads driver's knows by what sends, asyncio's by itself.
+    return bool(connection.sender.blocked if hasattr(connection, "sender") else connection.crowded)
 
 
 def _queued(client: Any) -> int:

@@ -21,10 +21,9 @@ import pytest
 import hvrpc.msgpack
 from hvrpc import ConnectionLost, Outcome
 from hvrpc.msgpack.limits import DEFAULT
-from hvrpc.session import threads
 from hvrpc.session.core import Call
 from hvrpc.session.state import Event, Heartbeat, State
-from hvrpc.session.threads import Connection
+from hvrpc.session.threads import Connection, serving
 
 from ..sockets.background import WAIT, Background, wait_until
 from ..sockets.places import PLACES, Place
@@ -47,13 +46,13 @@ def line_pair(
         theirs = Connection(called, server or LineCore(), heartbeat=Heartbeat(5))
         for connection in (ours, theirs):
             connection.life.happened(Event.PROVEN)
-        serving = Background(theirs.serve)
+        reading = Background(theirs.serve)
         try:
             yield ours, theirs
         finally:
             ours.end(ConnectionAbortedError("the test is over"))
             theirs.end(ConnectionAbortedError("the test is over"))
-            serving.result()
+            reading.result()
 
 
 def ask(connection: Connection[LineCore], text: str) -> str:
@@ -99,7 +98,7 @@ def test_follower_is_late_on_its_own() -> None:
 
     with line_pair(server=LineCore(method)) as (ours, _):
         leader = Background(lambda: ask(ours, "long"))
-        wait_until(ours._lead.locked, "somebody leads")
+        wait_until(ours.lead.lock.locked, "somebody leads")
         call = Call()
         ours.core.request("long", call)
         ours.push()
@@ -125,7 +124,7 @@ def test_what_is_told_not_sent_is_never_sent_afterwards() -> None:
     """The end comes while something is queued: from then on nothing leaves, whoever pushes."""
     with line_pair() as (ours, theirs):
         told: list[Outcome] = []
-        with ours._writer:  # another thread is sending
+        with ours.sender.writer:  # another thread is sending
             call = Call()
             ours.core.request("late", call)
             ending = Background(lambda: ours.end(TimeoutError("silent")))
@@ -136,7 +135,7 @@ def test_what_is_told_not_sent_is_never_sent_afterwards() -> None:
         ending.result()
         wait_until(lambda: theirs.ended, "the other side sees the end")
         assert told == [Outcome.NOT_SENT]
-        assert theirs.handled == 0
+        assert theirs.lane.handled == 0
 
 
 def test_nothing_comes_between_the_halves_of_a_message() -> None:
@@ -145,10 +144,10 @@ def test_nothing_comes_between_the_halves_of_a_message() -> None:
         first, second = Call(), Call()
         ours.core.request("first", first)
         item = ours.core.outgoing.pop()
-        send = ours._send
+        send = ours.sender.send
 
         def half(data: bytes, flags: int) -> int:
-            ours._send = send
+            ours.sender.send = send
             return send(data[:5], flags)
 
         class Writer:
@@ -160,13 +159,13 @@ def test_nothing_comes_between_the_halves_of_a_message() -> None:
 
             def release(self) -> None:
                 self._lock.release()
-                if cast(Any, ours._writer) is self:
-                    ours._writer = self._lock
+                if cast(Any, ours.sender.writer) is self:
+                    ours.sender.writer = self._lock
                     ours.core.request("second", second)
                     ours.push()
 
-        ours._send = half
-        ours._writer = cast(Any, Writer(ours._writer))
+        ours.sender.send = half
+        ours.sender.writer = cast(Any, Writer(ours.sender.writer))
         assert ours.call(item, first, time.monotonic() + WAIT, WAIT)
         assert ours.wait(second, time.monotonic() + WAIT)
         assert [first.value, second.value] == ["FIRST", "SECOND"]
@@ -180,9 +179,9 @@ def test_what_is_withdrawn_at_the_last_moment_harms_nobody() -> None:
             return size
 
     with line_pair() as (ours, _):
-        ours._queue = Withdrawn([b"?7 never\n"])
+        ours.sender.queue = Withdrawn([b"?7 never\n"])
         assert ours.push()
-        ours._queue = ours.core.outgoing
+        ours.sender.queue = ours.core.outgoing
         assert ask(ours, "x") == "X"
 
 
@@ -243,7 +242,7 @@ def test_more_quick_calls_than_may_be_under_way_do_not_wait_for_a_clock(
     server: hvrpc.msgpack.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They run on the thread that reads, and it knows that they have ended."""
-    monkeypatch.setattr(threads.connection, "THROTTLED", WAIT)
+    monkeypatch.setattr(serving, "THROTTLED", WAIT)
     with hvrpc.msgpack.connect(server.addresses[0], timeout=WAIT) as client:
         with client.batch() as batch:
             pending = [batch.call("echo", n) for n in range(5 * DEFAULT.in_flight)]
@@ -313,12 +312,12 @@ def test_keyboard_interrupt_in_a_waiting_call(server: hvrpc.msgpack.Server, role
 
         if role == "follower":
             thread.start()
-            while not client._session.current._lead.locked():
+            while not client._session.current.lead.lock.locked():
                 time.sleep(0.01)
         threading.Thread(target=strike).start()
         if role == "leader":
             def later():
-                while not client._session.current._lead.locked():
+                while not client._session.current.lead.lock.locked():
                     time.sleep(0.01)
                 thread.start()
             threading.Thread(target=later).start()
@@ -523,12 +522,12 @@ def test_a_handler_that_waits_for_its_own_call_does_not_look_stuck() -> None:
     with line_pair() as (ours, _):
         done = Call()
         done.done = True
-        ours.handled = ours.serving = 5
-        ours._runner = threading.get_ident()
+        ours.lane.handled = ours.lane.serving = 5
+        ours.lane.runner = threading.get_ident()
         assert ours.wait(done, None)
-        assert ours.serving == ours.handled == 6
+        assert ours.lane.serving == ours.lane.handled == 6
         Background(lambda: ours.wait(done, None)).result()
-        assert ours.serving == ours.handled == 6
-        ours.serving = 0
+        assert ours.lane.serving == ours.lane.handled == 6
+        ours.lane.serving = 0
         assert ours.wait(done, None)
-        assert ours.serving == 0
+        assert ours.lane.serving == 0

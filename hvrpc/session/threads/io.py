@@ -12,6 +12,11 @@ from typing import Final
 
 from ...sockets.structs import set_option
 
+CHUNK: Final = 64 * 1024
+"""Bytes received at once. From 128 KiB on the C library maps and unmaps memory for each receive,
+which costs more than the receive."""
+SLICE: Final = 0.02
+"""Seconds after which somebody who waits for room to send looks whether nobody reads any more."""
 FOREVER: Final = 86_400.0
 
 _DONTWAIT: Final = getattr(socket, "MSG_DONTWAIT", 0)

@@ -17,10 +17,8 @@ from typing import Any, Final
 
 from ...sockets import Stream, causes, tls_causes
 from ...sockets.stream import PIECE
-from .io import SEND_NOW, Io
+from .io import CHUNK, SEND_NOW, Io
 
-CHUNK: Final = 64 * 1024
-"""Bytes received at once, as elsewhere."""
 ABOUT_TO: Final = 1.0
 """Seconds in which a thread that is sending will have done it: sending never waits."""
 
