@@ -31,6 +31,9 @@ and a peer may send them byte by byte."""
 CLIENT: Final = "CLIENT"
 SERVER: Final = "SERVER"
 
+RECEIVE_OPTION: Final = "grpc.max_receive_message_length"
+SEND_OPTION: Final = "grpc.max_send_message_length"
+
 _PREFIX: Final = Struct(">BI")
 _PREFIX_SIZE: Final = _PREFIX.size
 _pack_prefix = _PREFIX.pack
@@ -62,8 +65,16 @@ def check_sent(size: int, most: int, side: str) -> None:
     if size > most:
         raise StatusError(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            f"{side}: Sent message larger than max ({size} vs. {most})",
+            f"{side}: Sent message larger than max ({size} vs. {most})"
+            f"; {_whose(side, SEND_OPTION)}",
         )
+
+
+def _whose(side: str, option: str) -> str:
+    """The remedy. What grpcio says comes first: people's code looks for its words."""
+    if side == CLIENT:
+        return f"the client's option {option}, or its service config, sets the limit"
+    return f"the server's option {option} sets the limit"
 
 
 # --- Receiving ----------------------------------------------------------------------------------
@@ -158,14 +169,15 @@ class Assembler:
         self._chunks.clear()
         self._left = -1
         if self._compressed:
-            message = decompress(message, self._encoding, self._most)
+            message = decompress(message, self._encoding, self._most, self._side)
         self._messages.append(message)
 
     def _check(self, flag: int, size: int) -> None:
         if size > self._most:
             raise StatusError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{self._side}: Received message larger than max ({size} vs. {self._most})",
+                f"{self._side}: Received message larger than max ({size} vs. {self._most})"
+                f"; {_whose(self._side, RECEIVE_OPTION)}",
             )
         if flag > 1:
             raise StatusError(grpc.StatusCode.INTERNAL, f"Bad GRPC frame type 0x{flag:02x}")
@@ -243,7 +255,7 @@ def compress(payload: bytes, encoding: grpc.Compression) -> tuple[bytes, bool]:
     return compressed, True
 
 
-def decompress(payload: bytes, encoding: grpc.Compression, most: int) -> bytes:
+def decompress(payload: bytes, encoding: grpc.Compression, most: int, side: str) -> bytes:
     """The message that was compressed. Raises :class:`StatusError` if it is broken, or unpacks to
     more than `most` bytes, which are not unpacked then."""
     if not payload:
@@ -255,7 +267,8 @@ def decompress(payload: bytes, encoding: grpc.Compression, most: int) -> bytes:
         raise _broken("zlib error") from error
     if len(message) > most:
         raise StatusError(
-            grpc.StatusCode.RESOURCE_EXHAUSTED, "Decompressed message larger than max"
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"Decompressed message larger than max; {_whose(side, RECEIVE_OPTION)}",
         )
     if not machine.eof:
         raise _broken("data error")

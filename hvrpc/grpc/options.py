@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import grpc
 
-from .messages import MOST_RECEIVED, UNLIMITED
+from .messages import MOST_RECEIVED, RECEIVE_OPTION, SEND_OPTION, UNLIMITED
 
 logger = logging.getLogger("hvrpc.grpc")
 
@@ -165,12 +165,10 @@ class Row(NamedTuple):
 
 
 COMMON: Final[Mapping[str, Row]] = {
-    "grpc.max_receive_message_length": Row(
+    RECEIVE_OPTION: Row(
         "most_received", _limit, "bytes of a message that is received, 4 MiB if not said; -1: any"
     ),
-    "grpc.max_send_message_length": Row(
-        "most_sent", _limit, "bytes of a message that is sent; any if not said"
-    ),
+    SEND_OPTION: Row("most_sent", _limit, "bytes of a message that is sent; any if not said"),
     "grpc.max_metadata_size": Row("most_metadata", _count, "bytes of metadata that are received"),
     "grpc.absolute_max_metadata_size": Row("most_metadata", _count, "the same"),
     "grpc.default_compression_algorithm": Row(

@@ -103,7 +103,9 @@ class Client:
         `credentials` can say both instead (`hvrpc.grpc.channel_credentials`). `retry` takes a
         tenacity policy for opening a connection, False for one attempt only. Calls of methods that
         the `.proto` marks as idempotent are repeated when a connection is lost. `options` are those
-        of the channel.
+        of the channel over gRPC, where a message that comes in has 4 MiB at most unless
+        `grpc.max_receive_message_length` says otherwise, here and at the server; over msgpack-RPC it
+        has 128 MiB.
 
         Raises :class:`hvrpc.AddressError`, and ValueError for what the protocol does not have.
         """

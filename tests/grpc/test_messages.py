@@ -104,7 +104,10 @@ def test_a_large_message_in_small_pieces_costs_about_its_size() -> None:
 def test_the_limit_is_checked_before_the_message_comes() -> None:
     code, details = wrong(Assembler(SERVER, 4), prefix(5))
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert details == "SERVER: Received message larger than max (5 vs. 4)"
+    assert details == (
+        "SERVER: Received message larger than max (5 vs. 4)"
+        "; the server's option grpc.max_receive_message_length sets the limit"
+    )
 
 
 def test_the_largest_legal_message_passes() -> None:
@@ -116,7 +119,10 @@ def test_the_largest_legal_message_passes() -> None:
 def test_messages_before_a_wrong_one_are_kept() -> None:
     assembler = Assembler(CLIENT, 4)
     _, details = wrong(assembler, pack(b"1") + pack(b"12345"))
-    assert details == "CLIENT: Received message larger than max (5 vs. 4)"
+    assert details == (
+        "CLIENT: Received message larger than max (5 vs. 4); the client's option"
+        " grpc.max_receive_message_length, or its service config, sets the limit"
+    )
     assert assembler.take() == [b"1"]
 
 
@@ -162,7 +168,10 @@ def test_sending_has_a_limit_too() -> None:
     with pytest.raises(StatusError) as caught:
         check_sent(5, 4, CLIENT)
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert caught.value.details == "CLIENT: Sent message larger than max (5 vs. 4)"
+    assert caught.value.details == (
+        "CLIENT: Sent message larger than max (5 vs. 4); the client's option"
+        " grpc.max_send_message_length, or its service config, sets the limit"
+    )
 
 
 # --- Compression --------------------------------------------------------------------------------
@@ -211,12 +220,15 @@ def test_a_bomb_ends_at_the_limit() -> None:
     finally:
         tracemalloc.stop()
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert details == "Decompressed message larger than max"
+    assert details == (
+        "Decompressed message larger than max; the client's option"
+        " grpc.max_receive_message_length, or its service config, sets the limit"
+    )
     assert peak < 16 * MiB
 
 
 def test_exactly_the_limit_unpacks() -> None:
-    assert decompress(compress(bytes(100), Gzip)[0], Gzip, 100) == bytes(100)
+    assert decompress(compress(bytes(100), Gzip)[0], Gzip, 100, SERVER) == bytes(100)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +244,7 @@ def test_exactly_the_limit_unpacks() -> None:
 )
 def test_what_cannot_be_unpacked(payload: bytes, cause: str) -> None:
     with pytest.raises(StatusError) as caught:
-        decompress(payload, Gzip, 1000)
+        decompress(payload, Gzip, 1000, SERVER)
     assert caught.value.code is grpc.StatusCode.INTERNAL
     assert caught.value.details == f"Decompression failed due to {cause}"
 

@@ -244,6 +244,20 @@ class TestErrors:
             assert "could be opened in time: connect to local://" in str(error.__cause__)
 
     @pytest.mark.parametrize("wire", OURS, indirect=True)
+    def test_how_large_a_message_may_be_depends_on_the_protocol(self, wire: Wire) -> None:
+        wire.serve()
+        client = wire.client()
+        text = "x" * 5 * 2**20
+        if wire.protocol == MSGPACK:
+            assert len(client.say(text=text).text) == len(text)
+            return
+        with pytest.raises(grpc.RpcError) as caught:
+            client.say(text=text)
+        error: Any = caught.value
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "the server's option grpc.max_receive_message_length" in error.details()
+
+    @pytest.mark.parametrize("wire", OURS, indirect=True)
     def test_what_is_no_message_is_not_sent(self, client: Any) -> None:
         with pytest.raises((TypeError, grpc.RpcError)) as caught:
             client.say("x")

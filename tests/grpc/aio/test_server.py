@@ -268,7 +268,8 @@ def test_limits_of_messages(option: str, text: str, kind: str) -> None:
             request: Any = b"12345" if unary else requests_of(b"12345")
             call = side.method(kind)(request)
             error = await failure(call if unary else all_of(call))
-            assert (error.code(), error.details()) == (Code.RESOURCE_EXHAUSTED, text)
+            assert error.code() is Code.RESOURCE_EXHAUSTED
+            assert error.details() == f"{text}; the server's option {option} sets the limit"
 
     run(main)
 
