@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import grpc
 
+from .. import rpc_errors
 from ..errors import (
     AccessDenied,
     CallError,
@@ -113,7 +114,7 @@ class CallInfo(grpc.Call):
         return False
 
 
-class RpcError(CallInfo, grpc.RpcError, grpc.Future):  # type: ignore[type-arg]
+class RpcError(CallInfo, rpc_errors.RpcError, grpc.Future):  # type: ignore[type-arg]
     """A call that did not succeed."""
 
     _in_doubt = False
@@ -124,7 +125,7 @@ class RpcError(CallInfo, grpc.RpcError, grpc.Future):  # type: ignore[type-arg]
         self.__cause__ = cause
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Outcome:  # type: ignore[override]
         """Whether the call may have been carried out."""
         cause = self.__cause__
         if isinstance(cause, HvrpcError):

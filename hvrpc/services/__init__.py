@@ -27,6 +27,7 @@ except ImportError as error:
         name=error.name,
     ) from error
 
+from ..rpc_errors import RpcError
 from .calls import (
     AsyncCall,
     AsyncCallIterator,
@@ -92,6 +93,7 @@ __all__ = [
     "Kind",
     "Metadata",
     "MethodDescriptor",
+    "RpcError",
     "ServiceDescriptor",
     "Servicer",
     "StreamStream",

@@ -23,6 +23,7 @@ from ..errors import (
     SessionClosed,
 )
 from ..msgpack.core import BUSY, CANCELLED, DRAINING, INTERNAL_ERROR
+from ..rpc_errors import RpcError
 
 _OF_CLASS: Final = (
     # The first that fits.
@@ -68,7 +69,7 @@ def outcome_of(error: HvrpcError) -> Outcome:
     return error.outcome if isinstance(error, CallError) else Outcome.NOT_SENT
 
 
-class ServiceError(grpc.RpcError, grpc.Call):
+class ServiceError(RpcError, grpc.Call):
     """A call over msgpack-RPC has no result. The hvrpc error is its `__cause__`."""
 
     def __init__(self, error: HvrpcError) -> None:
@@ -113,7 +114,7 @@ class ServiceError(grpc.RpcError, grpc.Call):
         return f"{self._code.name}: {self._details}"
 
 
-class AioServiceError(grpc.aio.AioRpcError):
+class AioServiceError(grpc.aio.AioRpcError, RpcError):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The same with asyncio."""
 
     def __init__(self, error: HvrpcError) -> None:

@@ -17,6 +17,7 @@ import pytest
 from google.protobuf import empty_pb2
 
 import hvrpc
+from hvrpc.services import RpcError
 from hvrpc.testing import Link
 
 from .echo import WAIT
@@ -224,6 +225,7 @@ class TestErrors:
         wire.serve()
         client = wire.client()
         assert outcome(client.fail, code="ABORTED") is hvrpc.Outcome.ANSWERED
+        assert outcome(client.fail_later, code="ABORTED", details="later") is hvrpc.Outcome.ANSWERED
         # Whose clock is first does not matter: a server may say so itself.
         assert outcome(client.wait, text="x", timeout=0.2) is hvrpc.Outcome.MAY_HAVE_RUN
         wire.url = absent
@@ -267,11 +269,12 @@ class TestErrors:
 
 def outcome(method: Any, **keywords: Any) -> hvrpc.Outcome:
     """What the error of a call that fails says of it."""
-    with pytest.raises(grpc.RpcError) as caught:
+    with pytest.raises(RpcError) as caught:
         list(method(**keywords))
-    error: Any = caught.value
-    found: hvrpc.Outcome = error.outcome
-    return found
+    assert isinstance(caught.value, grpc.RpcError)
+    assert isinstance(caught.value.code(), grpc.StatusCode)
+    assert isinstance(caught.value.details(), str)
+    return caught.value.outcome
 
 
 class TestOptions:

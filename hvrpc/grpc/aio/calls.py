@@ -19,6 +19,7 @@ import grpc
 from grpc import aio
 
 from ...errors import HvrpcError, Outcome
+from ...rpc_errors import RpcError
 from .. import outcome
 from ..status import StatusError
 from ..wire import Ending
@@ -37,7 +38,7 @@ COLLECTED: Final = Ending(grpc.StatusCode.CANCELLED, "Cancelled upon garbage col
 NO_DESERIALIZED: Final = Ending(grpc.StatusCode.INTERNAL, "Exception deserializing response!")
 
 
-class AioRpcError(aio.AioRpcError):
+class AioRpcError(aio.AioRpcError, RpcError):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A call that did not succeed. The error of hvrpc that caused it, if one did, is its cause."""
 
     outcome: Outcome = Outcome.ANSWERED

@@ -8,6 +8,7 @@ from typing import assert_type
 import grpc
 from google.protobuf import empty_pb2
 
+import hvrpc
 import hvrpc.grpc
 import hvrpc.grpc.aio
 import hvrpc.msgpack
@@ -45,6 +46,17 @@ def blocking(channel: grpc.Channel) -> None:
         assert_type(connected, EchoClient)
     with EchoClient.connect("hvsock://web/1", options=[("grpc.keepalive_time_ms", 1)]) as other:
         assert_type(other.say(), Note)
+
+
+def errors(client: EchoClient) -> hvrpc.Outcome:
+    try:
+        client.say(text="x")
+    except services.RpcError as error:  # whatever `protocol=` says
+        assert_type(error.code(), grpc.StatusCode)
+        assert_type(error.details(), str | None)
+        assert_type(error.outcome, hvrpc.Outcome)
+        return error.outcome
+    return hvrpc.Outcome.ANSWERED
 
 
 async def with_asyncio(channel: grpc.aio.Channel) -> None:
