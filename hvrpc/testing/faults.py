@@ -269,6 +269,24 @@ class _Half:
             self.not_before = max(time.monotonic(), self.not_before) + sent / bytes_per_second
         return sent
 
+    def take_rest(self, latency: float) -> None:
+        """The source is gone: nothing follows what it had sent before that."""
+        try:
+            for _ in range(DRAIN_LIMIT):
+                before = self.held
+                self.read(latency)
+                if self.held == before:
+                    break
+        except OSError:
+            pass  # it left nothing
+        self.source_ended = True
+
+    def give_up(self) -> None:
+        """The sink is gone: nobody is left to pass anything on to."""
+        self.waiting.clear()
+        self.held = 0
+        self.source_ended = self.sink_ended = True
+
     def pass_on_end(self) -> None:
         """When one side has said that nothing more follows, tell the other, after everything."""
         if self.source_ended and not self.waiting and not self.sink_ended:
@@ -288,6 +306,14 @@ class _Line:
     @property
     def is_over(self) -> bool:
         return all(half.sink_ended for half in self.halves)
+
+    def lose(self, side: socket.socket, latency: float) -> None:
+        """One side is gone. The other still gets what that had sent, and the end after it."""
+        for half in self.halves:
+            if half.sink is side:
+                half.give_up()
+            else:
+                half.take_rest(latency)
 
     def close(self) -> None:
         for sock in self.sockets:
@@ -449,16 +475,18 @@ class _Relay:
         return wanted, next_due
 
     def _serve(self, line: _Line, ready: dict[socket.socket, int]) -> None:
-        try:
-            for half in line.halves:
+        for half in line.halves:
+            side = half.sink
+            try:
                 if ready.get(half.sink, 0) & selectors.EVENT_WRITE and not self._send(half):
                     return
-                if ready.get(half.source, 0) & selectors.EVENT_READ:
+                side = half.source
+                if ready.get(half.source, 0) & selectors.EVENT_READ and half.can_read():
                     half.read(self._pace.latency)
+                side = half.sink
                 half.pass_on_end()
-        except OSError:
-            self._end(line)  # one side is gone: so is the connection
-            return
+            except OSError:
+                line.lose(side, self._pace.latency)
         if line.is_over:
             self._end(line)
 

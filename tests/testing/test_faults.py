@@ -103,6 +103,18 @@ def send_and_end(stream: Stream, data: bytes) -> None:
     stream.shutdown_write()
 
 
+def test_what_a_side_said_before_it_went_arrives(link: Link, target: Listener) -> None:
+    link.slow(bytes_per_second=500)
+    last_words = b"not you!" * 25
+    with connected(link, target) as (caller, served):
+        served.sendall(last_words)
+        link.wait_until(lambda now: now.to_caller > 0)  # it has read them
+        served.abort()
+        caller.sendall(b"?" * 50)  # nobody takes that, and the link finds out while it holds the rest
+        assert read_to_end(caller) == last_words
+        link.wait_until(lambda now: now.open == 0)
+
+
 def test_connections_do_not_mix(link: Link, target: Listener) -> None:
     with connected(link, target) as (one, served_one), connected(link, target) as (two, served_two):
         two.sendall(b"two")
