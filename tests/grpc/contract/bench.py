@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from ...sockets.background import wait_until
 from . import kinds
 from .engines import Engine
 from .kinds import Behaviour, Handler, Outcome
@@ -83,7 +84,7 @@ class Bench:
         """A channel of the engine that calls, to the server started last."""
         target = self.calling.at(to or self.path)
         channel = self.calling.load().insecure_channel(target, **settings)
-        self._stack.callback(channel.close)
+        self._stack.callback(_close, channel)
         return channel
 
     def method(self, kind: str = kinds.UNARY, name: str = METHOD, *, channel: Any = None) -> Any:
@@ -127,3 +128,19 @@ class Bench:
 
 def _stop(server: Any) -> None:
     server.stop(None).wait()
+
+
+def _close(channel: Any) -> None:
+    end_watching(channel)
+    channel.close()
+
+
+def end_watching(channel: Any) -> None:
+    """Wait until grpcio's thread that watches a channel has ended, if there is one.
+
+    It raises when its channel is closed before it looks again, and pytest blames the next test.
+    """
+    state = getattr(channel, "_connectivity_state", None)
+    if state is not None:
+        channel._unsubscribe_all()
+        wait_until(lambda: not state.polling, "the channel is not watched")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
 import pytest
 
 from ...sockets.background import WAIT, Background, wait_until
+from ...sockets.places import short_folder
 from . import kinds
 from .bench import METHOD, Bench
 from .engines import any_server
@@ -198,6 +200,13 @@ class TestChannelReadyFuture:
         assert ready.cancel()
         with pytest.raises(grpc.FutureCancelledError):
             ready.result()
+
+    def test_is_not_watched_any_more_when_its_test_ends(self, bench: Bench) -> None:
+        with short_folder() as folder, ExitStack() as stack:
+            channel = Bench(bench.calling, bench.serving, folder, stack).channel()
+            assert grpc.channel_ready_future(channel).cancel()
+        state = getattr(channel, "_connectivity_state", None)  # grpcio's
+        assert state is None or not state.polling
 
 
 class TestComingBack:

@@ -10,7 +10,7 @@ import pytest
 
 from ...sockets.background import WAIT
 from . import kinds
-from .bench import METHOD, SERVICE, Bench, path_of
+from .bench import METHOD, SERVICE, Bench, end_watching, path_of
 from .kinds import BIDI, CLIENT_STREAM, KINDS, SERVER_STREAM, UNARY, plain
 
 
@@ -220,10 +220,12 @@ class TestOfClients:
 
     def test_an_intercepted_channel_is_a_channel(self, bench: Bench) -> None:
         bench.serve({METHOD: kinds.handler_of(UNARY, kinds.echo)})
-        with grpc.intercept_channel(bench.channel(), with_metadata(("x-a", "1"))) as channel:
+        inner = bench.channel()
+        with grpc.intercept_channel(inner, with_metadata(("x-a", "1"))) as channel:
             assert isinstance(channel, grpc.Channel)
             grpc.channel_ready_future(channel).result(WAIT)
             assert bench.method(channel=channel).future(b"x").result(WAIT) == b"x"
+            end_watching(inner)
 
 
 class TestOfServers:
