@@ -24,7 +24,7 @@ from ..addresses import Address
 from ..errors import Attempt, DeadlineExceeded, HvrpcError, OpenFailed
 from ..http2 import Fields
 from ..session.opening import FIRST_WAIT, LONGEST_WAIT, Policy
-from ..session.repeating import may_have_run
+from ..session.repeating import may_have_run, untaken
 from ..session.state import Heartbeat
 from ..session.threads import Connection, Session
 from ..session.threads.rounds import rounds
@@ -548,7 +548,7 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
         if credentials is not None or self._calls is not None:
             vouched = self._vouched(credentials, deadline)
             extra += vouched
-        repetition = 0
+        repetition = untaken_before = 0
         in_doubt = False
         while True:
             call = ClientCall(self.most_received)
@@ -595,10 +595,14 @@ class UnaryUnary(Method, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg
             if lost is None:
                 return self._response(call), call
             repetition += 1
-            if may_have_run(lost) or not channel.session.repeat(
-                lost, repetition, deadline, idempotent=False
+            untaken_before += 1
+            spent = untaken(lost, untaken_before)
+            if (
+                spent is not None
+                or may_have_run(lost)
+                or not channel.session.repeat(lost, repetition, deadline, idempotent=False)
             ):
-                error = failed(lost, in_doubt=in_doubt)
+                error = failed(spent or lost, in_doubt=in_doubt)
                 raise error from error.__cause__
             now = time.monotonic()
 

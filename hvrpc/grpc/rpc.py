@@ -20,7 +20,7 @@ import grpc
 from ..errors import HvrpcError
 from ..http2 import Fields
 from ..session.core import Call
-from ..session.repeating import doubtful, may_have_run
+from ..session.repeating import doubtful, may_have_run, untaken
 from ..session.threads import Connection, at_most
 from .alarms import alarms
 from .calling import CREDIT, ClientCore, StreamCall
@@ -86,6 +86,7 @@ class Rpc(RpcError):
         self._callbacks: list[Callable[[Rpc], object]] | None = []
         self._begun: threading.Event | None = None
         self._repetitions = 0
+        self._spent = False
         self._asked = False
         """Whether the retry policy has said its last word."""
         self._one_repeats = threading.RLock()
@@ -353,8 +354,12 @@ class Rpc(RpcError):
             if failure is None or call.decided is not None:
                 return False
             self._repetitions += 1
-            if may_have_run(failure) or not method.channel.session.repeat(
-                failure, self._repetitions, self._deadline, idempotent=False
+            if (
+                may_have_run(failure)
+                or self._is_spent(call, failure)
+                or not method.channel.session.repeat(
+                    failure, self._repetitions, self._deadline, idempotent=False
+                )
             ):
                 return False
         with self._lock:
@@ -368,6 +373,14 @@ class Rpc(RpcError):
             if self._call.ended:  # at once: then nobody has been told
                 threading.Thread(target=self._finished, name="hvrpc-repeat", daemon=True).start()
         return True
+
+    def _is_spent(self, call: StreamCall, failure: HvrpcError) -> bool:
+        """Whether it was begun anew often enough. The first time its failure says so."""
+        spent = untaken(failure, self._repetitions)
+        if spent is not None and not self._spent:
+            self._spent = True
+            call.failure = spent
+        return self._spent
 
     def _is_refused(self) -> bool:
         return self._refused is not None

@@ -11,6 +11,9 @@ from typing import Final
 from ..errors import CallError, ConnectionLost, HvrpcError, Outcome, SessionClosed
 from .opening import FIRST_WAIT, LONGEST_WAIT
 
+MOST_UNTAKEN: Final = 5
+"""Repetitions of a gRPC call that server after server does not take. gRPC's design for retries (A6) has one for
+what a server has refused, and any number for what never left; at the end of a connection the two look alike."""
 FREE: Final = 1
 """Repetitions without a wait: the usual case is one connection that has died of old age."""
 
@@ -53,6 +56,19 @@ def doubtful(failure: HvrpcError) -> HvrpcError:
     told = copy.copy(failure)
     told.outcome = Outcome.MAY_HAVE_RUN
     told.__cause__ = failure.__cause__
+    return told
+
+
+def untaken(failure: HvrpcError, repetition: int) -> HvrpcError | None:
+    """The failure of a call that is given up before its n-th repetition, since nobody ever takes it. None: go on."""
+    if repetition <= MOST_UNTAKEN or not isinstance(failure, CallError):
+        return None
+    if failure.outcome is not Outcome.NOT_SENT:
+        return None
+    told = copy.copy(failure)
+    told.problem = f"{failure.problem}; given up, for it was tried {repetition} times"
+    told.remedy = failure.remedy or "look why the server takes no calls: it may be shutting down"
+    told.__cause__ = failure
     return told
 
 

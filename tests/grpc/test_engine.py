@@ -7,7 +7,7 @@ import contextlib
 import gc
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from hyperframe import frame as wire
 
 import hvrpc.grpc
 from hvrpc import OpenFailed, Outcome
+from hvrpc.http2 import ErrorCode
+from hvrpc.session import repeating
+from hvrpc.session.repeating import MOST_UNTAKEN
 
 from ..sockets.background import WAIT, Background, wait_until
 from ..sockets.places import short_folder
@@ -31,6 +34,7 @@ from .contract.raw import (
     RawServer,
     answering,
     changed,
+    greeted,
     message,
 )
 
@@ -83,6 +87,18 @@ def greet(raw: Raw, **settings: int) -> None:
 
 LARGE = 200_000
 """Bytes of an answer that does not fit the caller's window."""
+
+
+def refuse_stream(raw: Raw, stream: int) -> None:
+    raw.send(raw.reset(stream, ErrorCode.REFUSED_STREAM))
+
+
+def go_away(raw: Raw, stream: int) -> None:
+    raw.send(wire.GoAwayFrame(0, last_stream_id=0))
+
+
+REFUSALS = [refuse_stream, go_away]
+"""How a server says that it did not take a call."""
 
 
 def read_slowly(raw: Raw) -> int:
@@ -308,6 +324,40 @@ class TestBegunAnew:
                         error: Any = caught.value
                         assert error.outcome is Outcome.NOT_SENT
                     assert tried == 4
+
+    @pytest.mark.parametrize("refuse", REFUSALS)
+    def test_a_call_that_nobody_takes_is_given_up(
+        self,
+        path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        refuse: Callable[[Raw, int], None],
+    ) -> None:
+        monkeypatch.setattr(repeating, "FIRST_WAIT", 0.001)
+        ways: list[Any] = [
+            lambda channel: channel.unary_unary(f"{SERVICE}one")(b""),
+            lambda channel: channel.unary_unary(f"{SERVICE}one").future(b"").result(WAIT),
+            lambda channel: list(channel.unary_stream(f"{SERVICE}many")(b"")),
+        ]
+        for make in ways:
+            tried: list[int] = []
+
+            def talk(raw: Raw, stream: int, tried: list[int] = tried) -> None:
+                tried.append(stream)
+                refuse(raw, stream)
+
+            with (
+                RawServer(path, greeted(talk)),
+                channel_to(path) as channel,
+                pytest.raises(grpc.RpcError) as caught,
+            ):
+                make(channel)
+            path.unlink()
+            assert len(tried) == 1 + MOST_UNTAKEN
+            error: Any = caught.value
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert error.details().count("it was tried 6 times") == 1
+            if isinstance(error, hvrpc.grpc.RpcError):
+                assert error.outcome is Outcome.NOT_SENT
 
     def test_who_wants_to_be_told_of_the_end_is(self, path: Path) -> None:
         told = threading.Event()

@@ -110,7 +110,9 @@ def test_what_a_side_said_before_it_went_arrives(link: Link, target: Listener) -
         served.sendall(last_words)
         link.wait_until(lambda now: now.to_caller > 0)  # it has read them
         served.abort()
-        caller.sendall(b"?" * 50)  # nobody takes that, and the link finds out while it holds the rest
+        caller.sendall(
+            b"?" * 50
+        )  # nobody takes that, and the link finds out while it holds the rest
         assert read_to_end(caller) == last_words
         link.wait_until(lambda now: now.open == 0)
 

@@ -23,7 +23,7 @@ from ...errors import CallError, HvrpcError, Outcome
 from ...http2 import Fields
 from ...session.aio import Connection
 from ...session.core import Call
-from ...session.repeating import doubtful, may_have_run
+from ...session.repeating import doubtful, may_have_run, untaken
 from .. import timeouts
 from ..calling import CREDIT, ClientCall, ClientCore, StreamCall
 from ..messages import MOST_JOINED, compress, pack, pieces
@@ -325,6 +325,10 @@ class Rpc(ClientCall):
         if self.over or failure is None:
             return
         self._reset()
+        spent = untaken(failure, self._repetitions)
+        if spent is not None:
+            self._fail(spent)
+            return
         self._spawn(self._repeat_later(failure))
 
     async def _repeat_later(self, failure: HvrpcError) -> None:

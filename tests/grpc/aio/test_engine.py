@@ -22,6 +22,8 @@ from hyperframe import frame as wire
 from hvrpc import AccessDenied, ConnectRefused, Outcome
 from hvrpc.grpc import aio
 from hvrpc.grpc.serving import ServerCall
+from hvrpc.session import repeating
+from hvrpc.session.repeating import MOST_UNTAKEN
 
 from ...session.test_aio_connection import until
 from ...sockets.background import WAIT
@@ -37,9 +39,10 @@ from ..contract.raw import (
     RawServer,
     answering,
     changed,
+    greeted,
     message,
 )
-from ..test_engine import LARGE, greet, read_slowly
+from ..test_engine import LARGE, REFUSALS, greet, read_slowly
 from .sides import SERVICE, Side, all_of, run, serving
 
 METHOD = f"/{SERVICE}/any"
@@ -448,6 +451,28 @@ class TestChannel:
                 another.set()
                 assert await call == b"x"
                 await until(lambda: old.ended)
+
+        run(main)
+
+    @pytest.mark.parametrize("refuse", REFUSALS)
+    def test_a_call_that_nobody_takes_is_given_up(
+        self, monkeypatch: pytest.MonkeyPatch, refuse: Callable[[Raw, int], None]
+    ) -> None:
+        monkeypatch.setattr(repeating, "FIRST_WAIT", 0.001)
+        tried: list[int] = []
+
+        def talk(raw: Raw, stream: int) -> None:
+            tried.append(stream)
+            refuse(raw, stream)
+
+        async def main() -> None:
+            for kind in ("unary_unary", "unary_stream"):
+                tried.clear()
+                async with channel_to(greeted(talk)) as channel:
+                    call = getattr(channel, kind)(METHOD)(b"")
+                    assert await call.code() is Code.UNAVAILABLE
+                    assert (await call.details()).count("it was tried 6 times") == 1
+                assert len(tried) == 1 + MOST_UNTAKEN
 
         run(main)
 
