@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -134,6 +135,31 @@ def test_coroutines_run_side_by_side_up_to_the_limit(run: Run) -> None:
 
     run(main)
     assert most == 3
+
+
+def test_end_is_complete_when_the_peer_has_reset_it_since(run: Run) -> None:
+    """The socket refuses the goodbye then. Whoever counts connections has to know all the same."""
+
+    class Reset:
+        def __init__(self, transport: Any) -> None:
+            self._transport = transport
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._transport, name)
+
+        def write_eof(self) -> None:
+            raise OSError(errno.ENOTCONN, "the transport endpoint is not connected")
+
+    async def main() -> None:
+        ends: list[object] = []
+        async with line_pair() as (ours, _):
+            ours._on_end = ends.append
+            ours._transport = Reset(ours._transport)  # type: ignore[assignment]
+            ours.end(None)
+            assert ends == [ours]
+            await asyncio.wait_for(ours._over, WAIT)
+
+    run(main)
 
 
 def test_what_was_ended_before_it_was_on_the_loop_hangs_up(run: Run) -> None:

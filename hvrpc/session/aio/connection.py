@@ -534,7 +534,10 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             if cause is not None:
                 transport.abort()
             elif transport.can_write_eof() and not transport.is_closing():
-                transport.write_eof()
+                try:
+                    transport.write_eof()
+                except OSError:  # the other side has reset it since it was heard last
+                    transport.abort()
             else:
                 transport.close()
         self._tell_of_room()
