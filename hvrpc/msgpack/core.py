@@ -642,6 +642,8 @@ class MsgpackCore(Core):
     def request_all(self, requests: Sequence[Request]) -> None:
         """Queue many calls, small ones joined. All of them or, when something cannot be packed, none."""
         items: list[Any] = []
+        parts: list[Sequence[Request]] = []
+        """Whose messages an item is."""
         first = 0
         count = FIRST_TOGETHER
         try:
@@ -650,12 +652,17 @@ class MsgpackCore(Core):
                 item = self._request_together(some) if count else None
                 if item is not None:
                     items.append(item)
+                    parts.append(some)
                     # What follows is as long, nearly always. Were it longer, it would be packed twice.
                     count = min(MOST_TOGETHER, JOIN * len(some) // (2 * len(item)))
                 else:
                     some = requests[first:]
-                    self._request_each(some, items)
+                    self._request_each(some, items, parts)
                 first += len(some)
+            # Only now: were the connection to end before, nothing of this would have been sent.
+            for some, item in zip(parts, items, strict=True):
+                for call in some:
+                    call.item = item
             self.outgoing.extend(items)
         except BaseException:
             for call in requests:
@@ -663,8 +670,7 @@ class MsgpackCore(Core):
             raise
         if self.failure is not None:
             # Had the connection ended in between, its end would not have found all of them.
-            for call in requests:
-                self.check(call)
+            self._check_all(requests)
 
     def _request_together(self, requests: Sequence[Request]) -> bytes | None:
         """Make the messages of some requests as one item; None if that is more than is joined, or if something
@@ -693,13 +699,11 @@ class MsgpackCore(Core):
         except UNPACKABLE:
             return None
         item: bytes = packer.bytes()
-        if len(item) > min(encoder.noteworthy, JOIN):
-            return None
-        for call in requests:
-            call.item = item
-        return item
+        return item if len(item) <= min(encoder.noteworthy, JOIN) else None
 
-    def _request_each(self, requests: Sequence[Request], items: list[Any]) -> None:
+    def _request_each(
+        self, requests: Sequence[Request], items: list[Any], parts: list[Sequence[Request]]
+    ) -> None:
         """Make the messages of some requests one by one, and join those that are small."""
         most = min(self._encoder.noteworthy, JOIN)
         joined: list[bytes] = []
@@ -712,28 +716,29 @@ class MsgpackCore(Core):
                 if size <= most:
                     joined.append(item)
                     continue
-            self._join(requests, first, joined, items)
-            call.item = item
+            if joined:
+                items.append(b"".join(joined))
+                parts.append(requests[first:at])
+                joined.clear()
             items.append(item)
+            parts.append((call,))
             first, size = at + 1, 0
-        self._join(requests, first, joined, items)
-
-    def _join(
-        self, requests: Sequence[Request], first: int, joined: list[bytes], items: list[Any]
-    ) -> None:
-        """Make one item of the messages of some requests, from the first on."""
         if joined:
-            item = b"".join(joined)
-            for call in requests[first : first + len(joined)]:
-                call.item = item
-            items.append(item)
-            joined.clear()
+            items.append(b"".join(joined))
+            parts.append(requests[first:])
 
     def check(self, call: Call) -> None:
+        self._check_all((call,))
+
+    def _check_all(self, calls: Iterable[Call]) -> None:
         lost = self.failure
-        if lost is not None and self.pending.pop(call.key, None) is call:
-            # Another thread may even have sent it in the meantime.
-            call.fail(self._failure_of(call, call.key, lost, _ids_of(self.outgoing)))
+        if lost is None:
+            return
+        # Another thread may even have sent them in the meantime.
+        queued = _ids_of(self.outgoing)
+        for call in calls:
+            if self.pending.pop(call.key, None) is call:
+                call.fail(self._failure_of(call, call.key, lost, queued))
 
     def _check_name(self, method: Any) -> None:
         """A name that the other side would take for nonsense must not reach it."""

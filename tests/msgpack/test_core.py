@@ -651,6 +651,20 @@ class TestManyInOnePiece:
         assert rest == third.item
         assert msgpack.Packer(unicode_errors="surrogateescape").pack((0, 3, "m", (odd, 2))) == rest
 
+    def test_none_is_sent_when_the_connection_ends_while_they_are_packed(self) -> None:
+        core = make()
+
+        class Ending(dict[str, int]):
+            def items(self) -> Any:
+                core.fail(ConnectionLost("gone"))
+                return super().items()
+
+        requests = [Request("m", (n,)) for n in range(100)]
+        requests[80].params = (Ending(x=1),)
+        core.request_all(requests)
+        outcomes = [getattr(each.failure, "outcome", None) for each in requests]
+        assert outcomes == [Outcome.NOT_SENT] * 100
+
     def test_those_that_were_not_sent_know_it(self) -> None:
         core = make()
         early, late = [[Request("m", (n,)) for n in range(3)] for _ in range(2)]
