@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from hvrpc import CallCancelled, CallError, Outcome
+from hvrpc import CallCancelled, CallError, ConnectionLost, DeadlineExceeded, Outcome
 from hvrpc.msgpack import aio
 
-from ..sockets.background import WAIT
+from ..sockets.background import WAIT, Background
 from ..sockets.places import UnixPlace, needs_unix, short_folder
 from .contract import Tools
 from .drivers import ASYNCIO, BLOCKING, AnyClient, Bench, bench
@@ -140,6 +140,93 @@ def test_a_repetition_that_is_never_sent_does_not_say_that_nothing_ran(made: Ben
     client.close(0)
 
 
+def test_nobody_waits_longer_for_a_repetition_than_it_may(made: Bench) -> None:
+    connections: list[int] = []
+    repeated, answer = threading.Event(), threading.Event()
+
+    def slow(peer: RawPeer) -> None:
+        greet(peer)
+        connections.append(1)
+        request = peer.next()
+        if len(connections) == 1:
+            peer.send([1, request[1], LEAVING, None])
+            return
+        repeated.set()
+        answer.wait(WAIT)
+        peer.send([1, request[1], None, "at last"])
+        peer.rest()
+
+    with client_of(made, slow) as client:
+        with client.batch() as batch:
+            pending = batch.call("x")
+        patient = Background(lambda: pending.result(None))
+        assert repeated.wait(WAIT)
+        with pytest.raises(DeadlineExceeded) as caught:
+            pending.result(timeout=0.01)
+        assert caught.value.outcome is Outcome.MAY_HAVE_RUN
+        answer.set()
+        assert patient.result() == pending.result() == "at last"
+
+
+def test_what_a_result_may_take_includes_opening_a_connection(made: Bench) -> None:
+    connections: list[int] = []
+
+    def once(peer: RawPeer) -> None:
+        connections.append(1)
+        if len(connections) == 1:
+            greet(peer)
+            peer.next()
+        else:
+            peer.rest()  # without a word
+
+    with client_of(made, once, timeout=None) as client:
+        with pytest.raises(ConnectionLost):
+            client.call("x", timeout=WAIT)
+        batch = client.batch()
+        pending = batch.call("x")
+        for ask in (pending.result, batch.results):
+            with pytest.raises(CallError) as caught:
+                ask(timeout=0.05)
+            assert caught.value.outcome is Outcome.NOT_SENT
+
+
+def test_all_results_together_take_no_longer_than_they_may(made: Bench) -> None:
+    stop = threading.Event()
+
+    def dripping(peer: RawPeer) -> None:
+        greet(peer)
+        while not stop.wait(0.06):  # each of them comes in time
+            peer.send([1, peer.next()[1], None, None])
+
+    with client_of(made, dripping) as client:
+        batch = client.batch()
+        for _ in range(50):
+            batch.call("x")
+        with pytest.raises(DeadlineExceeded, match=r"no answer within 0\.5 s"):
+            batch.results(timeout=0.5)
+        stop.set()
+
+
+def test_the_last_of_its_results_closes_what_the_other_side_leaves(made: Bench) -> None:
+    closed = threading.Event()
+
+    def leaving(peer: RawPeer) -> None:
+        greet(peer)
+        first, second = peer.next(), peer.next()
+        peer.send(
+            [2, "$/goodbye", [{}]], [1, first[1], None, "first"], [1, second[1], None, "second"]
+        )
+        peer.rest()
+        closed.set()
+
+    with client_of(made, leaving) as client:
+        batch = client.batch()
+        batch.call("x")
+        batch.call("y")
+        assert batch.results() == ["first", "second"]
+        assert closed.wait(WAIT)
+
+
 class TestAsyncio:
     def run(self, main: Callable[[aio.Client, Tools], Any]) -> None:
         async def bounded() -> None:
@@ -207,6 +294,20 @@ class TestAsyncio:
             hasty = asyncio.ensure_future(held.result())
             tools.gates["x"].open()
             assert [*await asyncio.gather(patient, hasty)] == ["x", "x"]
+
+        self.run(main)
+
+    def test_tasks_that_ask_for_what_is_not_sent_are_told(self) -> None:
+        async def main(client: aio.Client, _: Tools) -> None:
+            current = client._session.current
+            assert current is not None
+            await current.close()
+            batch = client.batch()
+            calls = [batch.call("add", 1, 2), batch.call("add", object())]
+            found = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(found[0], ValueError)
+            assert isinstance(found[1], CallError)
+            assert found[1].outcome is Outcome.NOT_SENT
 
         self.run(main)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +15,15 @@ import pytest
 import hvrpc.msgpack
 from hvrpc import (
     Address,
+    CallCancelled,
+    CallError,
     ConnectionLost,
     DeadlineExceeded,
     Outcome,
 )
 from hvrpc.msgpack import Context
 from hvrpc.msgpack.client import PeerCaller
+from hvrpc.msgpack.core import MsgpackCore
 
 from ..sockets.background import WAIT, Background, wait_until
 from ..sockets.places import UnixPlace, needs_unix, short_folder
@@ -80,6 +85,76 @@ class TestBatch:
             threads = [Background(pending.result) for _ in range(4)]
             assert [each.result() for each in threads] == [1] * 4
         assert len(carried_out) == 1
+
+    def test_all_threads_that_wait_for_one_result_have_it_when_it_comes(self, made: Bench) -> None:
+        tools = Tools()
+        client = pair(made, tools)
+        with client.batch() as batch:
+            leading, shared = batch.call("hold", "x"), batch.call("hold", "y")
+        leader = Background(lambda: leading.result(None))
+        leader.wait_until_blocked_in("_lead_until")
+        threads = [Background(lambda: shared.result(None)) for _ in range(3)]
+        for each in threads:
+            each.wait_until_blocked_in("result")
+        tools.gates["y"].open()
+        assert [each.result() for each in threads] == ["y"] * 3
+        tools.gates["x"].open()
+        assert leader.result() == "x"
+
+    def test_a_thread_that_asks_while_another_packs_gets_its_result(self, made: Bench) -> None:
+        client = pair(made)
+        packing, go_on = threading.Event(), threading.Event()
+
+        class Slow(dict[str, int]):
+            def items(self) -> Any:
+                packing.set()
+                assert go_on.wait(WAIT)
+                return super().items()
+
+        batch = client.batch()
+        calls = [batch.call("add", 1, 2), batch.call("echo", Slow(x=1))]
+        sending = Background(batch.send)
+        assert packing.wait(WAIT)
+        asking = Background(calls[0].result)
+        asking.wait_until_blocked_in("result")
+        go_on.set()
+        assert asking.result() == 3
+        sending.result()
+        assert calls[1].result() == {"x": 1}
+
+    def test_a_value_that_asks_for_a_result_while_it_is_packed_ends_the_batch(
+        self, made: Bench
+    ) -> None:
+        tools = Tools()
+        client = pair(made, tools)
+
+        class Curious(dict[str, int]):
+            def items(self) -> Any:
+                return calls[0].result()
+
+        batch = client.batch()
+        calls = [batch.call("note", 1), batch.call("echo", Curious(x=1))]
+        with pytest.raises(CallError, match="its batch was not sent"):
+            batch.send()
+        assert client.call("add", 1, 2) == 3
+        assert tools.notes == []
+
+    def test_an_interrupt_behind_the_last_step_does_not_say_that_nothing_was_sent(self) -> None:
+        class Interrupted(deque[Any]):
+            def extend(self, items: Any) -> None:
+                super().extend(items)
+                raise KeyboardInterrupt
+
+        core = MsgpackCore({}, says_hello=False)
+        core.outgoing = Interrupted()
+        connection: Any = SimpleNamespace(core=core, push=list, ended=False)
+        batch = PeerCaller(lambda: connection, "elsewhere").batch()
+        pending = batch.call("x")
+        with pytest.raises(KeyboardInterrupt):
+            batch.send()
+        with pytest.raises(CallCancelled) as caught:
+            pending.result()
+        assert caught.value.outcome is Outcome.MAY_HAVE_RUN
 
 
 class TestThreads:

@@ -17,6 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from ...errors import DeadlineExceeded
 from ...session.aio import Connection
 from ...session.repeating import in_doubt, may_have_run
 from ..calling import UNSET, InBatch, Timeout, late
@@ -41,36 +42,44 @@ class Pending(InBatch):
 
         Who stops waiting, or is cancelled, gives the call up, here as there: asking again raises the same.
         """
-        batch = self._sending.batch
-        caller = batch._caller
-        if self._sending.connection is None:
-            if self._sending is not batch._sending:
-                raise self.never_sent()
-            await batch.send()
-        limit: Any = caller._timeout if timeout is UNSET else timeout
-        deadline = None if limit is None else time.monotonic() + limit
+        limit: Any = self._sending.batch._caller._timeout if timeout is UNSET else timeout
+        return await self._result_by(None if limit is None else time.monotonic() + limit, limit)
+
+    async def _result_by(self, deadline: float | None, limit: float | None) -> Any:
+        sending = self._sending
+        batch = sending.batch
+        if sending.connection is None and sending is batch._sending:
+            await batch._send(deadline)
+        if sending.connection is None:
+            raise self.never_sent()
         if not self.done:
-            await self._wait(limit)
+            await self._wait(sending.connection, deadline, limit)
         if not self.ok:
-            await self._settle(caller, deadline)
+            await self._settle(batch._caller, deadline, limit)
+        if sending.connection.core.draining:
+            batch._caller._retire(sending.connection)
         return self.value
 
-    async def _wait(self, limit: float | None) -> None:
-        caller = self._sending.batch._caller
-        connection = self._sending.connection
-        assert connection is not None
+    async def _wait(
+        self, connection: Connection[MsgpackCore], deadline: float | None, limit: float | None
+    ) -> None:
         future = self._future
         if future is None:
             future = self._future = asyncio.get_running_loop().create_future()
             self.wake = partial(_settle, future)
             connection.look_out()
+        left = None if deadline is None else deadline - time.monotonic()
         try:
-            await asyncio.wait((future,), timeout=limit)
+            await asyncio.wait((future,), timeout=left)
             if not self.done:
-                raise late(connection.core, self, self.method, caller.address, limit)
+                raise self._late(connection, limit)
         except BaseException as error:
             self._give_up(error)
             raise
+
+    def _late(self, connection: Connection[MsgpackCore], limit: float | None) -> DeadlineExceeded:
+        address = self._sending.batch._caller.address
+        return late(connection.core, self, self.method, address, limit)
 
     def _give_up(self, error: BaseException) -> None:
         """Nobody waits for it any more: say so."""
@@ -80,26 +89,39 @@ class Pending(InBatch):
             caller._abandon(sending.connection, self)
             self.end_by(error)
 
-    async def _settle(self, caller: Caller, deadline: float | None) -> None:
+    async def _settle(self, caller: Caller, deadline: float | None, limit: float | None) -> None:
         """It has ended in another way than with a value: repeat it, once for all who ask, or raise."""
-        lock: asyncio.Lock = vars(self).setdefault("_settling", asyncio.Lock())
-        async with lock:
-            if self.ok:
-                return
-            failure = failure_of(self, method=self.method, address=caller.address)
-            may = self.method in caller._idempotent
-            if self.is_final or not await caller._repeat(failure, 1, deadline, may):
-                raise failure
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
-            try:
-                with in_doubt() if may_have_run(failure) else nullcontext():
-                    self.value = await caller._call(
-                        self.method, self.params, None, left, None, False, repetition=1
-                    )
-            except BaseException as error:
-                self.end_by(error)
-                raise
-            self.ok = True
+        lock: asyncio.Lock = vars(self).setdefault("_one_repeats", asyncio.Lock())
+        connection = self._sending.connection
+        assert connection is not None
+        left = None if deadline is None else deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                await lock.acquire()
+        except TimeoutError:
+            raise self._late(connection, limit) from None
+        try:
+            await self._repeat(caller, deadline)
+        finally:
+            lock.release()
+
+    async def _repeat(self, caller: Caller, deadline: float | None) -> None:
+        if self.ok:
+            return
+        failure = failure_of(self, method=self.method, address=caller.address)
+        may = self.method in caller._idempotent
+        if self.is_final or not await caller._repeat(failure, 1, deadline, may):
+            raise failure
+        left = None if deadline is None else max(deadline - time.monotonic(), 0)
+        try:
+            with in_doubt() if may_have_run(failure) else nullcontext():
+                self.value = await caller._call(
+                    self.method, self.params, None, left, None, False, repetition=1
+                )
+        except BaseException as error:
+            self.end_by(error)
+            raise
+        self.ok = True
 
 
 def _settle(future: asyncio.Future[None]) -> None:
@@ -132,7 +154,10 @@ class Batch:
 
     async def send(self) -> None:
         """Send what was added. All of it or, when something cannot be packed, nothing."""
-        connection = await self._caller._way("a batch")
+        await self._send(self._caller._deadline())
+
+    async def _send(self, deadline: float | None) -> None:
+        connection = await self._caller._way("a batch", deadline)
         added, self._added = self._added, []
         sending, self._sending = self._sending, Sending(self)
         connection.core.request_all(added)
@@ -140,16 +165,22 @@ class Batch:
         connection.push()
 
     async def results(self, timeout: Timeout = UNSET) -> list[Any]:  # noqa: ASYNC109 (it ends the calls)
-        """Send, and wait for all results in order. The first call that failed raises.
+        """Send, and wait for all results in order, `timeout` seconds for all of them together. The first
+        call that failed raises.
 
         Being cancelled meanwhile cancels all that are not done.
         """
+        limit: Any = self._caller._timeout if timeout is UNSET else timeout
+        deadline = None if limit is None else time.monotonic() + limit
         added = self._added
         try:
-            await self.send()
+            await self._send(deadline)
             if added:
-                await added[0].result(timeout)  # the others have come with it, as a rule
-            return [each.value if each.ok else await each.result(timeout) for each in added]
+                # The others have come with it, as a rule.
+                await added[0]._result_by(deadline, limit)
+            return [
+                each.value if each.ok else await each._result_by(deadline, limit) for each in added
+            ]
         except asyncio.CancelledError as error:
             for each in added:
                 each._give_up(error)

@@ -230,15 +230,16 @@ class Caller:
 
         See :meth:`hvrpc.msgpack.Client.notify` for what it raises.
         """
-        connection = await self._way(method)
+        connection = await self._way(method, self._deadline())
         connection.core.notify(method, params)
         connection.push()
 
-    async def _way(self, method: str) -> Connection[MsgpackCore]:
+    async def _way(self, method: str, deadline: float | None) -> Connection[MsgpackCore]:
         """A connection on which there is room for something more."""
-        connection = self._ready() or await self._connection(self._deadline())
+        connection = self._ready() or await self._connection(deadline)
         if connection.crowded:
-            await self._room(connection, method, self._timeout)
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            await self._room(connection, method, left)
         return connection
 
     async def _room(
