@@ -1232,6 +1232,10 @@ class MsgpackCore(Core):
             if running is not None:
                 running.cancel()
 
+    def stay_behind(self) -> None:
+        for call in list(self.pending.values()):
+            call.fail(ConnectionLost("its connection stayed with the parent process"))
+
     def _failure_of(
         self, call: Call, number: int, lost: HvrpcError, queued: set[int]
     ) -> HvrpcError:

@@ -234,6 +234,10 @@ class Core(ABC):
         None: it ended in good order.
         """
 
+    def stay_behind(self) -> None:
+        """In a child process, just forked: end the calls that may be waited for here, too. Theirs is the
+        parent's connection, which sends what waits to be sent: none may be made once more."""
+
 
 JOIN: Final = 64 * 1024
 """Small messages are joined to writes of up to this size; what is larger goes out at once."""

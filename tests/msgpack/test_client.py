@@ -7,6 +7,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -155,6 +156,32 @@ class TestBatch:
         with pytest.raises(CallCancelled) as caught:
             pending.result()
         assert caught.value.outcome is Outcome.MAY_HAVE_RUN
+
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+    def test_a_forked_child_does_not_wait_for_what_its_parent_has_sent(self, made: Bench) -> None:
+        tools = Tools()
+        client = pair(made, tools)
+        with client.batch() as batch:
+            held, shared = batch.call("hold", "x"), batch.call("hold", "y")
+        waiting = [Background(partial(each.result, None)) for each in (held, shared)]
+        waiting[0].wait_until_blocked_in("result")
+        waiting[1].wait_until_blocked_in("result")
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(int(WAIT))
+                for each in (held, shared):
+                    try:
+                        each.result(None)
+                    except ConnectionLost as error:
+                        code = 0 if error.outcome is Outcome.MAY_HAVE_RUN else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        tools.gates["x"].open()
+        tools.gates["y"].open()
+        assert [each.result() for each in waiting] == ["x", "y"]
 
 
 class TestThreads:

@@ -665,6 +665,14 @@ class TestManyInOnePiece:
         outcomes = [getattr(each.failure, "outcome", None) for each in requests]
         assert outcomes == [Outcome.NOT_SENT] * 100
 
+    def test_what_a_parent_process_has_queued_is_not_for_its_child_to_repeat(self) -> None:
+        core = make()
+        requests = [Request("m", (n,)) for n in range(3)]
+        core.request_all(requests)
+        core.stay_behind()
+        outcomes = [getattr(each.failure, "outcome", None) for each in requests]
+        assert outcomes == [Outcome.MAY_HAVE_RUN] * 3
+
     def test_those_that_were_not_sent_know_it(self) -> None:
         core = make()
         early, late = [[Request("m", (n,)) for n in range(3)] for _ in range(2)]

@@ -275,6 +275,7 @@ class Session(Generic[CoreT]):
             if connection is not None:
                 # Only our copy of the descriptor: a shutdown would end the parent's connection too.
                 connection.stream.socket.close()
+                connection.core.stay_behind()
         self.current = None
         was_closed = self.closed
         self._reset()
