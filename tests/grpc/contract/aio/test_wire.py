@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from .. import engines
 from ..bench import METHOD
 from ..kinds import BIDI, KINDS, SERVER_STREAM, STREAMING_RESPONSES, UNARY
 from ..test_compression import ALGORITHMS, BIG, NAMES, UNPACK
@@ -146,6 +147,8 @@ class TestRetries:
 
 
 async def test_no_call_is_lost_when_connections_are_too_old(bench: AioBench) -> None:
+    if bench.calling.name != engines.NATIVE:
+        pytest.skip("a C core loses one now and then, on a busy machine, and does not repeat it")
     options = (("grpc.max_connection_age_ms", 20), ("grpc.max_connection_age_grace_ms", 5000))
     await bench.serve({METHOD: aio_handler_of(UNARY, echo)}, options=options)
     method = bench.method()
