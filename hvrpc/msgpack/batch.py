@@ -144,8 +144,9 @@ class Batch:
         sending = self._sending
         with self._one_sends:
             if sending is self._sending:  # no other thread was faster
-                added, self._added = self._added, []
-                self._sending = Sending(self)
+                following = Sending(self)
+                # In one statement, between whose steps no interrupt strikes.
+                added, self._added, self._sending = self._added, [], following
                 try:
                     connection.core.request_all(added)
                     sending.connection = connection

@@ -157,6 +157,21 @@ class TestBatch:
             pending.result()
         assert caught.value.outcome is Outcome.MAY_HAVE_RUN
 
+    def test_an_interrupt_before_the_first_step_leaves_it_to_be_sent(
+        self, made: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Interrupted:
+            def __init__(self, _: object) -> None:
+                monkeypatch.undo()
+                raise KeyboardInterrupt
+
+        batch = pair(made).batch()
+        pending = batch.call("add", 1, 2)
+        monkeypatch.setattr("hvrpc.msgpack.batch.Sending", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            batch.send()
+        assert pending.result(timeout=WAIT) == 3
+
     @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
     def test_a_forked_child_does_not_wait_for_what_its_parent_has_sent(self, made: Bench) -> None:
         tools = Tools()
