@@ -35,7 +35,7 @@ from ..http2.sending import Buffer
 from ..session.core import Call
 from . import status
 from .core import GrpcCore
-from .messages import CLIENT, Assembler, unpack_only
+from .messages import CLIENT, Assembler, Message, unpack_only
 from .status import StatusError
 from .wire import PLAIN, Ending, Opening, ending_of, opening_of
 
@@ -136,7 +136,10 @@ class ClientCall(Call):
             if message is not None:
                 return message
         messages = self._assembled().take()
-        return messages[0] if len(messages) == 1 else None
+        if len(messages) != 1:
+            return None
+        only = messages[0]
+        return only if isinstance(only, bytes) else only.unpack()
 
     def _assembled(self) -> Assembler:
         assembler = self.assembler
@@ -158,7 +161,7 @@ class StreamCall(ClientCall):
     def __init__(self, most: int) -> None:
         super().__init__(most)
         self.pieces: deque[bytes] = deque()
-        self.messages: deque[bytes] = deque()
+        self.messages: deque[Message] = deque()
         self.taken = 0
         """Bytes that the peer has not been told of yet."""
 
@@ -182,7 +185,8 @@ class StreamCall(ClientCall):
                 assembler.feed(piece)
             finally:
                 messages.extend(assembler.take())
-        return messages.popleft()
+        following = messages.popleft()
+        return following if isinstance(following, bytes) else following.unpack()
 
 
 _OVER: Final = ConnectionLost("the call has ended")

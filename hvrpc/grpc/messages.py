@@ -3,15 +3,17 @@
     unpack_only   the usual case: one message, whole, plain, in one piece
     Assembler     all others: pieces of any size in, messages out
 
-A size is checked when its prefix is read, before memory is spent on the message, and compressed
-messages are unpacked no further than the limit.
+A size is checked when its prefix is read, before memory is spent on the message. Compressed messages stay
+packed until their turn, each by itself, and are unpacked step by step, no further than the limit: a piece
+of 64 KiB may hold a dozen that are 4 MiB each.
 """
 
 from __future__ import annotations
 
+import io
 import zlib
 from struct import Struct
-from typing import Final
+from typing import Final, TypeAlias
 
 import grpc
 
@@ -27,6 +29,9 @@ MOST_JOINED: Final = 16 * 1024
 _SMALL_PIECE: Final = 1024
 """Smaller pieces are gathered in one buffer. Kept one by one, each would cost several times its size,
 and a peer may send them byte by byte."""
+
+STEP: Final = 64 * 1024
+"""Bytes that are put into the unpacking, and taken out of it, at once."""
 
 CLIENT: Final = "CLIENT"
 SERVER: Final = "SERVER"
@@ -114,7 +119,7 @@ class Assembler:
         self._chunks: list[bytes | bytearray] = []
         self._left = -1  # bytes that the message in `_chunks` lacks; -1 between messages
         self._compressed = False
-        self._messages: list[bytes] = []
+        self._messages: list[Message] = []
 
     def feed(self, chunk: bytes) -> None:
         """Take the next piece.
@@ -169,8 +174,9 @@ class Assembler:
         self._chunks.clear()
         self._left = -1
         if self._compressed:
-            message = decompress(message, self._encoding, self._most, self._side)
-        self._messages.append(message)
+            self._messages.append(Packed(message, self._encoding, self._most, self._side))
+        else:
+            self._messages.append(message)
 
     def _check(self, flag: int, size: int) -> None:
         if size > self._most:
@@ -186,8 +192,8 @@ class Assembler:
                 grpc.StatusCode.INTERNAL, "Compression bit set but no encoding configured"
             )
 
-    def take(self) -> list[bytes]:
-        """The messages that are complete, each once."""
+    def take(self) -> list[Message]:
+        """The messages that are complete, each once. Those that were compressed have to be unpacked yet."""
         messages = self._messages
         if messages:
             self._messages = []
@@ -207,6 +213,26 @@ class Assembler:
     def held(self) -> int:
         """Bytes of the message that is not complete."""
         return sum(map(len, self._chunks)) + len(self._partial)
+
+
+class Packed:
+    """A message that was sent compressed, and waits so for its turn."""
+
+    __slots__ = ("_encoding", "_most", "_payload", "_side")
+
+    def __init__(self, payload: bytes, encoding: grpc.Compression, most: int, side: str) -> None:
+        self._payload = payload
+        self._encoding = encoding
+        self._most = most
+        self._side = side
+
+    def unpack(self) -> bytes:
+        """The message. Raises :class:`StatusError` when it cannot be accepted."""
+        return decompress(self._payload, self._encoding, self._most, self._side)
+
+
+Message: TypeAlias = bytes | Packed
+"""As the :class:`Assembler` gives it."""
 
 
 # --- Compression --------------------------------------------------------------------------------
@@ -261,20 +287,34 @@ def decompress(payload: bytes, encoding: grpc.Compression, most: int, side: str)
     if not payload:
         return b""
     machine = zlib.decompressobj(wbits=_WINDOW_BITS[encoding])
+    found = io.BytesIO()
     try:
-        message = machine.decompress(payload, most + 1)
+        for at in range(0, len(payload), STEP):
+            if machine.eof:
+                raise _broken("not all input consumed")
+            piece = payload[at : at + STEP]
+            while piece and not machine.eof:
+                _add(found, machine.decompress(piece, STEP), most, side)
+                piece = machine.unconsumed_tail
+        # A step that came out full may have left more inside.
+        while not machine.eof and (rest := machine.decompress(b"", STEP)):
+            _add(found, rest, most, side)
     except zlib.error as error:
         raise _broken("zlib error") from error
-    if len(message) > most:
-        raise StatusError(
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            f"Decompressed message larger than max; {_whose(side, RECEIVE_OPTION)}",
-        )
     if not machine.eof:
         raise _broken("data error")
     if machine.unused_data:
         raise _broken("not all input consumed")
-    return message
+    return found.getvalue()
+
+
+def _add(found: io.BytesIO, step: bytes, most: int, side: str) -> None:
+    if found.tell() + len(step) > most:
+        raise StatusError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"Decompressed message larger than max; {_whose(side, RECEIVE_OPTION)}",
+        )
+    found.write(step)
 
 
 def _broken(cause: str) -> StatusError:

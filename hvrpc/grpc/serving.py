@@ -30,7 +30,7 @@ from ..http2.sending import Buffer
 from ..session.core import Call
 from .calling import SMALL, Told, _tell
 from .core import GrpcCore
-from .messages import SERVER, Assembler, unpack_only
+from .messages import SERVER, Assembler, Message, unpack_only
 from .status import StatusError
 from .wire import CONTENT_TYPE, OK, RESPONSE, Request, request_of, status_fields
 
@@ -86,7 +86,7 @@ class ServerCall(Call):
         """Whether it was given to the handler with its whole request."""
         self.deadline = None if request.timeout is None else time.monotonic() + request.timeout
         self.pieces: deque[bytes] = deque()
-        self.messages: deque[bytes] = deque()
+        self.messages: deque[Message] = deque()
 
     def run(self) -> Any:
         """Carry it out."""
@@ -135,7 +135,8 @@ class ServerCall(Call):
                 if message is not None:
                     return message
             self.assemble(piece)
-        return messages.popleft()
+        following = messages.popleft()
+        return following if isinstance(following, bytes) else following.unpack()
 
     def assemble(self, piece: bytes) -> None:
         """Add a piece to what has come. Raises :class:`StatusError` for what cannot be accepted."""
