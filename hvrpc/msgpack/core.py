@@ -111,6 +111,10 @@ FIRST_TOGETHER: Final = 64
 """Calls of a batch that are packed together before it is known how long they are."""
 MOST_TOGETHER: Final = 256
 """Calls of a batch that are packed together at most."""
+MOST_KEPT: Final = 1000
+"""Requests that are kept while as many run as may, so that what cancels one of those is read."""
+MOST_KEPT_BYTES: Final = 1024 * 1024
+"""What may come behind the first of them."""
 SHORTENED: Final = 500
 """Characters of an error's message that are sent when all of it cannot be."""
 LEAST_MESSAGE: Final = 4096
@@ -182,6 +186,13 @@ class MsgpackCore(Core):
         self._ids = itertools.count(1)
         self._unfinished: frozenset[int] | None = None
         self._in_flight = limits.in_flight
+        self._kept: deque[Work] = deque()
+        """What was asked for while as much ran as may, in order."""
+        self._kept_numbers: set[int] = set()
+        """Those that are answered. They count as active."""
+        self._behind = 0
+        """Bytes that came while something was kept."""
+        self._looks_ahead = False
         self._only = min(ONLY, limits.elements)  # so many bytes have no more elements than that
         self._said_farewell = False
 
@@ -190,12 +201,12 @@ class MsgpackCore(Core):
     def filled(self, size: int) -> None:
         self._decoder.filled(size)
         self.target = self._decoder.target
-        self.has_more = self._decoder.has_more
+        self.has_more = self._decoder.has_more or bool(self._kept)
 
     def fill(self, receive: Callable[[memoryview], int | None]) -> None:
         self._decoder.fill(receive)
         self.target = self._decoder.target
-        self.has_more = self._decoder.has_more
+        self.has_more = self._decoder.has_more or bool(self._kept)
 
     def answers(self, data: bytes, call: Call) -> bool:
         decoder = self._decoder
@@ -256,11 +267,66 @@ class MsgpackCore(Core):
         rest = self._digest(data, work)
         while rest is not None:
             rest = self._digest(rest, work)
+        if self._kept:
+            self.throttled = self.has_more = True
+
+    @property
+    def may_look_ahead(self) -> bool:
+        if self.target is not None or self._decoder.ready is not None:
+            return False
+        return len(self._kept) < MOST_KEPT and self._behind < MOST_KEPT_BYTES
+
+    def look_ahead(self, data: Buffer | None, work: deque[Any]) -> None:
+        self._looks_ahead = not self._is_awaited()
+        try:
+            self.digest(data, work)
+        finally:
+            self._looks_ahead = False
+
+    def _keep(self, work: Work) -> None:
+        """Begin it when one of those that run has ended."""
+        self._kept.append(work)
+        if self.leaving:
+            self._refuse_kept()
+
+    def _must_keep(self) -> bool:
+        return self._looks_ahead and (bool(self._kept) or len(self.active) >= self._in_flight)
+
+    def _begin_kept(self, work: deque[Any]) -> None:
+        """Begin of it what may run now."""
+        most = 2 * self._in_flight if self._is_awaited() else self._in_flight
+        try:
+            while len(self.active) - len(self._kept_numbers) < most:
+                each = self._kept.popleft()
+                number = each[1]
+                if number is not None:
+                    self._kept_numbers.discard(number)
+                    early = self.active.get(number)
+                    if early is not None and early.cancelled:
+                        self._finish_error(number, CANCELLED, "the caller has cancelled it")
+                        continue
+                work.append(each)
+        except IndexError:  # that was all, or another thread has refused it just now
+            self._behind = 0
+
+    def _refuse_kept(self) -> None:
+        while self._kept:
+            try:
+                number = self._kept.popleft()[1]
+            except IndexError:  # another thread was faster
+                return
+            if number is not None:
+                self._kept_numbers.discard(number)
+                self._refuse_leaving(number)
 
     def _digest(self, data: Buffer | None, work: deque[Any]) -> Buffer | None:
         """The same up to a message that nobody can read, if there is one: returns what comes behind that."""
         decoder = self._decoder
         self.throttled = self.has_more = False
+        if self._kept:
+            self._begin_kept(work)
+            if data is not None and self._kept:
+                self._behind += len(data)  # type: ignore[arg-type]
         if data is not None:
             decoder.feed(data)
         elif not decoder.has_more:
@@ -268,7 +334,8 @@ class MsgpackCore(Core):
         pending = self.pending
         methods = self._table
         active = self.active
-        room = self._in_flight - len(active)
+        most = 0 if self._looks_ahead else self._in_flight
+        room = most - len(active)
         if room <= 0 and not self._must_read_on():
             decoder.stopped(decoder.start)
             self.throttled = self.has_more = True
@@ -279,14 +346,14 @@ class MsgpackCore(Core):
             if decoder.fed == decoder.start:
                 return None
             # It had to wait, and more came for a call that was made meanwhile.
-            room = self._in_flight - len(active)
+            room = most - len(active)
         fed = decoder.fed
         at = decoder.start
         try:
             for message, at in decoder.messages:
                 if type(message) is not list or len(message) != 4:
                     self._digest_one(message, work)
-                    room = self._in_flight - len(active)
+                    room = most - len(active)
                 else:
                     kind, number, name, params = message
                     try:
@@ -311,7 +378,7 @@ class MsgpackCore(Core):
                             or room <= 0
                         ):
                             self._digest_one(message, work)
-                            room = self._in_flight - len(active)
+                            room = most - len(active)
                         else:
                             room -= 1
                             active[number] = None
@@ -326,7 +393,7 @@ class MsgpackCore(Core):
                     decoder.all_read()
                     return None
                 if room <= 0:
-                    room = self._in_flight - len(active)
+                    room = most - len(active)
                     if room <= 0 and not self._must_read_on():
                         decoder.stopped(at)
                         self.throttled = self.has_more = True
@@ -366,6 +433,12 @@ class MsgpackCore(Core):
         return rest if len(rest) else None
 
     def _must_read_on(self) -> bool:
+        """Whether more is read although as many calls run as may."""
+        if self._looks_ahead:
+            return len(self._kept) < MOST_KEPT
+        return self._is_awaited()
+
+    def _is_awaited(self) -> bool:
         """Whether what is under way waits for what the peer says: the answers to calls of ours, or how much
         more of a stream it takes. Then twice as many calls are taken, and the rest is refused."""
         return bool(self.pending) or any(
@@ -380,7 +453,11 @@ class MsgpackCore(Core):
             elif len(message) == 3 and message[0] == NOTIFICATION:
                 _, name, params = message
                 method = self._notified(name, params)
-                if method is not None:
+                if method is None:
+                    return
+                if self._must_keep():
+                    self._keep((method, None, params, None, None))
+                else:
                     work.append((method, None, params, None, None))
                 return
             elif len(message) == 4 and message[0] == REQUEST:
@@ -459,6 +536,11 @@ class MsgpackCore(Core):
                 self._refuse_leaving(number)
             else:
                 self._answer_error(number, METHOD_NOT_FOUND, f"there is no method {name!r}")
+            return None
+        if self._must_keep():
+            self._kept_numbers.add(number)
+            self.active[number] = None
+            self._keep((method, number, params, named, options))
             return None
         if len(self.active) >= 2 * self._in_flight:
             self._answer_error(
@@ -1206,6 +1288,7 @@ class MsgpackCore(Core):
 
     def goodbye(self) -> None:
         self.draining = self.leaving = True
+        self._refuse_kept()
         if self.is_ours:
             self.notify(GOODBYE, ({},))
 
@@ -1221,6 +1304,7 @@ class MsgpackCore(Core):
         lost = error or ConnectionLost("the connection was closed")
         self.failure = lost
         self.draining = True
+        self._kept.clear()
         queued = _ids_of(self.outgoing)
         while self.pending:
             try:

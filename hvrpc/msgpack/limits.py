@@ -19,7 +19,7 @@ class Limits:
     elements: int = 1_000_000
     """Elements of one array or map. The codec makes room for an array before its elements come."""
     in_flight: int = 1000
-    """Calls of one peer that are carried out at a time. More are not read until one has ended."""
+    """Calls of one peer that are carried out at a time. More wait until one has ended."""
     method: int = 256
     """Characters of a method's name: it is looked up, logged and quoted in errors."""
     items: int = 100_000

@@ -99,6 +99,15 @@ class Core(ABC):
         while self.target is not None and (size := receive(self.target)):
             self.filled(size)
 
+    @property
+    def may_look_ahead(self) -> bool:
+        """Whether more may be received for `look_ahead`: what it keeps is bounded."""
+        return False
+
+    def look_ahead(self, data: Buffer | None, work: deque[Any]) -> None:
+        """Like `digest`, while nothing of what keeps it `throttled` seems to end: what cancels some of that may
+        come next. What asks for more is kept until the next `digest` that has room for it."""
+
     @abstractmethod
     def digest(self, data: Buffer | None, work: deque[Any]) -> None:
         """Digest received bytes, and what was left of earlier ones: finish calls, answer what the

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hvrpc import CallError, ConnectionLost, Outcome, ProtocolError, RemoteError
 from hvrpc.errors import HvrpcError
 from hvrpc.msgpack import Context, Extensions, Limits, Service
-from hvrpc.msgpack.core import MAX_ID, MsgpackCore, Request
+from hvrpc.msgpack.core import MAX_ID, MOST_KEPT, MsgpackCore, Request
 from hvrpc.msgpack.streams import ItemCall
 from hvrpc.msgpack.wire import KEPT_MESSAGE
 from hvrpc.session.core import JOIN, MANY_ANSWERS, Call
@@ -228,6 +228,73 @@ class TestRequestsOfThePeer:
         assert [each[1] for each in work] == [1, 2]
         core.serve(work.pop())
         assert not core.active.get(2)
+
+    def test_a_look_ahead_finds_what_cancels_a_call_that_runs(self) -> None:
+        core = make(tools := Tools(), limits=Limits(in_flight=2))
+        work: deque[Any] = deque()
+        core.digest(pack(*([0, n, "add", [n, 1]] for n in range(4))), work)
+        assert [each[1] for each in work] == [0, 1]
+        core.look_ahead(None, work)
+        core.look_ahead(pack([2, "note", ["kept"]], [2, "$/cancelRequest", [1]]), work)
+        core.look_ahead(pack([2, "$/cancelRequest", [3]], [0, 4, "add", [4, 1]]), work)
+        assert len(work) == 2, "nothing more is begun"
+        core.digest(None, work)
+        assert (core.throttled, core.has_more, len(work)) == (True, True, 2)
+        while work:
+            core.serve(work.popleft())
+            core.digest(None, work)
+        answers = {each[1]: each[2] for each in sent(core)}
+        assert sorted(answers) == [0, 1, 2, 3, 4]
+        assert [number for number, error in answers.items() if error is not None] == [1, 3]
+        assert tools.notes == ["kept"]
+        assert not core.busy
+        assert not core.has_more
+
+    def test_what_a_look_ahead_keeps_begins_in_order(self) -> None:
+        """Also when there is room again meanwhile."""
+        core = make(tools := Tools(), limits=Limits(in_flight=1))
+        work: deque[Any] = deque()
+        core.digest(pack([0, 1, "add", [1, 1]], [0, 2, "add", [1, 1]]), work)
+        core.look_ahead(None, work)
+        core.serve(work.popleft())
+        core.look_ahead(pack([2, "note", [3]], [0, 4, "add", [1, 1]]), work)
+        core.digest(pack([2, "note", [5]]), work)
+        order = []
+        while work:
+            order.append(work[0][2][0] if work[0][1] is None else work[0][1])
+            core.serve(work.popleft())
+            core.digest(None, work)
+        assert order == [2, 3, 4, 5]
+        assert tools.notes == [3, 5]
+
+    @pytest.mark.parametrize("size", [10, 5000])
+    def test_a_look_ahead_ends(self, size: int) -> None:
+        core = make(Tools(), limits=Limits(in_flight=1))
+        work: deque[Any] = deque()
+        core.digest(pack([0, 0, "add", [1, 1]]), work)
+        number = 0
+        while core.may_look_ahead:
+            number += 1
+            core.look_ahead(pack([0, number, "note", ["x" * size]]), work)
+            assert number * size < 2 * 1024 * 1024
+        assert len(core._kept) == number <= MOST_KEPT
+        assert len(work) == 1
+        core.serve(work.popleft())
+        core.digest(None, work)
+        assert work.popleft()[1] == 1
+        assert not work
+
+    def test_who_leaves_refuses_what_it_has_kept(self) -> None:
+        core = make(Tools(), ours=True, limits=Limits(in_flight=1))
+        work: deque[Any] = deque()
+        core.digest(pack([0, 1, "add", [1, 1]], [0, 2, "add", [1, 1]]), work)
+        core.look_ahead(None, work)
+        core.goodbye()
+        core.look_ahead(pack([0, 3, "add", [1, 1]]), work)
+        refused = [each for each in sent(core) if each[0] == 1]
+        assert [(each[1], each[2]["code"]) for each in refused] == [(2, -32801), (3, -32801)]
+        core.serve(work.popleft())
+        assert not core.busy
 
     def test_beyond_twice_the_limit_requests_are_refused(self) -> None:
         core = make(Tools(), ours=True, limits=Limits(in_flight=2))

@@ -6,6 +6,7 @@ The rest of the promise: others are served on, memory stays bounded, and nothing
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import tracemalloc
@@ -293,6 +294,31 @@ class TestHostileClients:
                 kind, number, *_ = peer.next()
                 if kind == 1:
                     ended.add(number)
+
+    def test_a_cancel_is_read_however_many_run(self, made: Bench) -> None:
+        """Of handlers that wait for that very word, with more calls before it than may run."""
+
+        async def wait() -> None:
+            await asyncio.Event().wait()
+
+        made.serve([wait, Tools().echo], limits=Limits(in_flight=2))
+        with call(made.url) as peer:
+            echoes = ([0, n, "echo", [n]] for n in range(3, 50))
+            peer.send(pack([0, 1, "wait", []], [0, 2, "wait", []], *echoes))
+            peer.send([2, "$/cancelRequest", [1]])
+            peer.send([2, "$/cancelRequest", [2]])
+            answers = {number: value for _, number, _, value in (peer.next() for _ in range(49))}
+            assert answers == {1: None, 2: None} | {n: n for n in range(3, 50)}
+
+    def test_nonsense_is_noticed_however_many_run(self, made: Bench) -> None:
+        async def wait() -> None:
+            await asyncio.Event().wait()
+
+        made.serve([wait], limits=Limits(in_flight=1))
+        with call(made.url) as peer:
+            peer.send(pack([0, 1, "wait", []], [0, 2, "wait", []]))
+            peer.send([7])
+            assert all(each[0] == 1 for each in peer.rest())
 
     def test_a_flood_of_streams_and_cancels(self, made: Bench) -> None:
         tools = Tools()

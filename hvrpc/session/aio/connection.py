@@ -231,8 +231,20 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             self._flush()
         if self._nonsense is not None and not todo:
             self._broken(self._nonsense)
-        elif core.throttled or (self.crowded and self._overfull()):
+        elif (self.crowded and self._overfull()) or (core.throttled and not self._look_ahead()):
             self._stop_reading()
+
+    def _look_ahead(self) -> bool:
+        """As many handlers run as may: what cancels one may be what comes next. False: no more may come."""
+        core = self.core
+        try:
+            core.look_ahead(None, self._todo)
+        except ProtocolError as error:
+            self._broken(error)
+            return False
+        if core.outgoing:
+            self._flush()
+        return core.may_look_ahead
 
     def _begin(self, work: Any, awaitable: Awaitable[None]) -> None:
         """Run a coroutine as a task; a quick one is over at once where Python can do that."""
@@ -273,12 +285,12 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
 
     def _read_on(self) -> None:
         """Reading may go on, if it was stopped and there is room now."""
-        if not self._not_reading or self.ended:
+        if not (self._not_reading or self.core.throttled) or self.ended:
             return
         if not (self.crowded and self._overfull()):
-            self._not_reading = False
-            if self._transport is not None:
+            if self._not_reading and self._transport is not None:
                 self._transport.resume_reading()
+            self._not_reading = False
             if self._todo or self.core.has_more:
                 self._digest(None)
 

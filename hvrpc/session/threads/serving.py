@@ -293,6 +293,7 @@ class ServingLane:
         """As many handlers run as may: read on when one of them has finished."""
         connection = self._connection
         if not connection.ended and not self.handler_done.wait(THROTTLED):
+            self._look_ahead()
             now = time.monotonic()
             if now - self._reassured > REASSURE:
                 self._reassured = now
@@ -300,6 +301,36 @@ class ServingLane:
                 connection.push()
         self.handler_done.clear()
         connection.core.throttled = False  # digest() will say so if it still is
+
+    def _look_ahead(self) -> None:
+        """None of the handlers ends: what cancels one may be what comes next."""
+        connection = self._connection
+        core = connection.core
+        queue = connection.sender.queue
+        try:
+            core.look_ahead(None, self.backlog)
+            while core.may_look_ahead and self._is_readable():
+                if queue and not connection.sender.push():
+                    return  # the peer does not read: nothing that would be answered is taken in
+                data = connection.recv(CHUNK)
+                if not data:
+                    connection.end(None)
+                    return
+                if connection.heartbeat is not None:
+                    connection.heartbeat.heard()
+                core.look_ahead(data, self.backlog)
+        except BlockingIOError:
+            pass  # it was nothing that is read
+        except OSError as error:
+            connection.end(error)
+            return
+        except ProtocolError as error:
+            self._nonsense = error  # what came before it is carried out first
+        if queue:
+            connection.sender.push()
+
+    def _is_readable(self) -> bool:
+        return self._connection.io.wait(readable=True, writable=False, seconds=0)[0]
 
     def _wait_for_room(self) -> None:
         """So many answers wait to be sent that no more are made until the peer has taken some."""
