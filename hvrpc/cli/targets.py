@@ -108,18 +108,18 @@ class Target:
         return over_grpc
 
 
-def target_options(function: Function) -> Function:
-    """Give a command ADDRESS and the options of a call; it gets the parameter `target`."""
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of the other side before a word is said to it."""
 
-    @click.argument("address", type=ADDRESS)
-    @click.option("--msgpack", is_flag=True, help="It speaks msgpack-RPC, not gRPC.")
-    @click.option(
-        "--foreign",
-        is_flag=True,
-        help="With --msgpack: it is not hvrpc's, and does not answer what it does not know.",
-    )
-    @timeout_option
-    @click.option("--wait", is_flag=True, help="Wait for a service that is not there yet.")
+    expect_peer: tuple[str, ...] = ()
+    """Rules for who has to be there."""
+    tls: Tls | None = None
+
+
+def server_options(function: Function) -> Function:
+    """Give a command the options that say what a server has to be; it gets the parameter `asked`."""
+
     @click.option(
         "--expect-peer",
         type=RuleType(),
@@ -136,18 +136,43 @@ def target_options(function: Function) -> Function:
     @functools.wraps(function)
     def command(
         *args: Any,
+        expect_peer: tuple[str, ...],
+        tls_name: tuple[str, ...],
+        tls_ca: str | None,
+        tls_cert: str | None,
+        tls_key: str | None,
+        **others: Any,
+    ) -> Any:
+        asked = Asked(expect_peer, tls_of(tls_ca, tls_cert, tls_key, tls_name))
+        return function(*args, asked=asked, **others)
+
+    return command  # type: ignore[return-value]
+
+
+def target_options(function: Function) -> Function:
+    """Give a command ADDRESS and the options of a call; it gets the parameter `target`."""
+
+    @click.argument("address", type=ADDRESS)
+    @click.option("--msgpack", is_flag=True, help="It speaks msgpack-RPC, not gRPC.")
+    @click.option(
+        "--foreign",
+        is_flag=True,
+        help="With --msgpack: it is not hvrpc's, and does not answer what it does not know.",
+    )
+    @timeout_option
+    @click.option("--wait", is_flag=True, help="Wait for a service that is not there yet.")
+    @server_options
+    @functools.wraps(function)
+    def command(
+        *args: Any,
         address: Address,
         msgpack: bool,
         foreign: bool,
         timeout: float,
         wait: bool,
-        expect_peer: tuple[str, ...],
-        tls_name: tuple[str, ...],
         protos: tuple[str, ...] = (),
         include: tuple[str, ...] = (),
-        tls_ca: str | None,
-        tls_cert: str | None,
-        tls_key: str | None,
+        asked: Asked,
         **others: Any,
     ) -> Any:
         target = Target(
@@ -158,8 +183,8 @@ def target_options(function: Function) -> Function:
             tuple(_found(each, include) for each in protos),
             include,
             foreign,
-            expect_peer,
-            tls_of(tls_ca, tls_cert, tls_key, tls_name),
+            asked.expect_peer,
+            asked.tls,
         )
         return function(*args, target=target, **others)
 

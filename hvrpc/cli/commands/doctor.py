@@ -16,12 +16,13 @@ from ..doctor.findings import Finding, Status
 from ..doctor.machine import Machine, look
 from ..doctor.selftest import Battery, Step
 from ..errors import AS_IT_IS, ExitCode, Failure
-from ..targets import Seconds
+from ..targets import Asked, Seconds, server_options
 
 EPILOG = """\b
 Examples:
   hvrpc doctor
   hvrpc doctor hvsock://parent/50051
+  hvrpc doctor "hvsock://My VM/50051" --tls-ca ca.pem
   hvrpc doctor --selftest --report report.json         both ends on this machine
 
 \b
@@ -43,6 +44,7 @@ STYLES = {Status.OK: "green", Status.NOTE: "yellow", Status.PROBLEM: "bold red"}
     metavar="SECONDS",
     help="For a connection to ADDRESS.",
 )
+@server_options
 @click.option(
     "--selftest",
     "wants_selftest",
@@ -68,6 +70,7 @@ STYLES = {Status.OK: "green", Status.NOTE: "yellow", Status.PROBLEM: "bold red"}
 def command(
     address: str | None,
     timeout: float,
+    asked: Asked,
     wants_selftest: bool,
     megabytes: int,
     offer: str | None,
@@ -76,18 +79,23 @@ def command(
 ) -> None:
     """Look at this machine and tell what is well, what is not, and what to do about it.
 
-    With ADDRESS also whether it answers, and what speaks there. Nothing is changed, and without an
-    ADDRESS no VM is called. The exit code is 0 if there is no problem, and 1 if there is one.
+    With ADDRESS also whether it answers, and what speaks there; the options for TLS and --expect-peer
+    are those of a call. Nothing is changed, and without an ADDRESS no VM is called. The exit code is 0
+    if there is no problem, and 1 if there is one.
 
     --selftest tries connecting, both kinds of closing, large transfers, timeouts and a kill: with both
     ends on this machine, or with the other end at ADDRESS, where hvrpc doctor --listen runs.
     """
+    if asked != Asked() and (address is None or wants_selftest):
+        raise click.UsageError(
+            "--expect-peer and the --tls options are for a server at ADDRESS; the selftest has no TLS"
+        )
     if offer is not None:
         _be_far_side(Address.parse(offer))
         return
     where = None if address is None else Address.parse(address)
     seen = look()
-    findings = _examine(seen, where, None if wants_selftest else timeout, as_json)
+    findings = _examine(seen, where, None if wants_selftest else timeout, asked, as_json)
     steps = _selftest(seen, where, megabytes, as_json) if wants_selftest else None
     told = _report(seen, findings, steps, where)
     if as_json:
@@ -103,7 +111,7 @@ def command(
 
 
 def _examine(
-    seen: Machine, address: Address | None, timeout: float | None, as_json: bool
+    seen: Machine, address: Address | None, timeout: float | None, asked: Asked, as_json: bool
 ) -> list[Finding]:
     """What there is to say; without a timeout the address is not called."""
     findings = checks.judge(seen, address)
@@ -111,7 +119,9 @@ def _examine(
         for finding in findings:
             _tell(finding)
     if address is not None and timeout is not None:
-        findings.append(probe.examine(address, timeout))
+        findings.append(
+            probe.examine(address, timeout, expect_peer=asked.expect_peer, tls=asked.tls)
+        )
         if not as_json:
             _tell(findings[-1])
     return findings

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import hvrpc.msgpack
 from hvrpc import sockets
 from hvrpc.cli.commands import doctor
 from hvrpc.cli.doctor.machine import Machine
+from hvrpc.cli.errors import ExitCode
 
+from ...certificates import Certificates
 from ..runs import run
 from .machines import NO_RIGHTS, linux, machine, windows
 
@@ -93,3 +96,25 @@ def test_nonsense_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_both_ends_of_a_selftest_are(subject: Machine, address: str) -> None:
     """On Linux never on AF_VSOCK by itself: that would reach the real hypervisor."""
     assert doctor.own_address(subject) == address
+
+
+@pytest.mark.parametrize("words", [[], ["local://loopback/1", "--selftest"]])
+def test_what_is_asked_of_a_server_needs_one(words: list[str]) -> None:
+    result = run("doctor", *words, "--expect-peer", "web")
+    assert result.exit_code == ExitCode.USAGE
+    assert "are for a server at ADDRESS" in result.stderr
+
+
+def test_tls_options_reach_the_server(
+    monkeypatch: pytest.MonkeyPatch, certificates: Certificates
+) -> None:
+    on(monkeypatch, linux())
+    server = hvrpc.msgpack.Server()
+    address = server.listen("local://loopback/0", tls=certificates.tls("host", ca=None))
+    server.start()
+    try:
+        result = run("doctor", address, "--tls-ca", certificates.folder / "ca.pem")
+    finally:
+        server.close(grace=1)
+    assert "speaks msgpack-RPC over TLS" in result.stdout
+    assert result.exit_code == 0

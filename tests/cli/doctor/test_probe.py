@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import hvrpc.msgpack
 from hvrpc import Address, sockets
 from hvrpc.cli.doctor.findings import Status
 from hvrpc.cli.doctor.probe import examine, is_for_listening, probe
+
+from ...certificates import Certificates
 
 
 @contextmanager
@@ -98,3 +101,44 @@ def test_addresses_for_listening_are_not_called(address: str, is_one: bool) -> N
     assert is_for_listening(where) is is_one
     if is_one:
         assert examine(where, 1).status is Status.NOTE
+
+
+def test_a_server_with_tls_is_examined_with_what_a_call_takes(certificates: Certificates) -> None:
+    server = hvrpc.msgpack.Server(Tools())
+    address = Address.parse(server.listen("local://loopback/0", tls=certificates.tls("host")))
+    server.start()
+    try:
+        finding = examine(address, 5, tls=certificates.tls("web"))
+        assert (finding.status, "speaks msgpack-RPC over TLS" in finding.text) == (Status.OK, True)
+        stranger = examine(address, 5, tls=certificates.tls("web", ca="stranger-ca"))
+        assert stranger.status is Status.PROBLEM
+        without = examine(address, 5)
+        assert without.status is not Status.OK
+        assert "--tls-ca" in without.do
+    finally:
+        server.close(grace=1)
+
+
+def test_grpc_over_tls_is_recognised(certificates: Certificates) -> None:
+    grpc = pytest.importorskip("hvrpc.grpc", reason="needs the extra grpc")
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    try:
+        address = f"local://loopback/{uuid.uuid4()}"
+        credentials = grpc.server_credentials(tls=certificates.tls("host"))
+        server.add_secure_port(address, credentials)
+        server.start()
+        finding = examine(Address.parse(address), 5, tls=certificates.tls("web"))
+        assert finding.status is Status.OK
+        assert "speaks gRPC (HTTP/2) over TLS" in finding.text
+        unknown = examine(Address.parse(address), 5, tls=certificates.tls(None))
+        assert unknown.status is not Status.OK
+        assert "--tls-cert" in unknown.do
+    finally:
+        server.stop(0).wait(10)
+
+
+def test_somebody_else_is_there() -> None:
+    with mute() as address:
+        finding = examine(address, 5, expect_peer=["uid:1"])
+    assert finding.status is Status.PROBLEM
+    assert "uid:1" in finding.text
