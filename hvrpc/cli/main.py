@@ -140,7 +140,7 @@ def verbose_option() -> click.Option:
         is_flag=True,
         expose_value=False,
         callback=turn_on,
-        help="Tell on stderr what happens, such as attempts to connect.",
+        help="Tell on stderr what happens: attempts to connect, connections, times.",
     )
 
 

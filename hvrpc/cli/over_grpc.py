@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +24,11 @@ from .words import Words
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
     from google.protobuf.message import Message
+
+logger = logging.getLogger("hvrpc.cli")
+
+TOLD_WITHIN: Final = 1.0
+"""Seconds for a thread to tell what has happened already."""
 
 HEALTH: Final = "/grpc.health.v1.Health"
 
@@ -43,13 +51,38 @@ def open_channel(target: Target) -> grpc.Channel:
 @contextmanager
 def channel_of(target: Target) -> Iterator[grpc.Channel]:
     """A channel; the first call connects."""
-    with open_channel(target) as channel:
+    with open_channel(target) as channel, _told(target, channel):
         try:
             yield channel
         except grpc.RpcError as error:
             if speaks_otherwise(error.__cause__):
                 error.add_note("if it speaks msgpack-RPC, add --msgpack")
             raise
+
+
+@contextmanager
+def _told(target: Target, channel: grpc.Channel) -> Iterator[None]:
+    """Tell when it has connected, if somebody wants to know; that is asked for on another thread."""
+    if not (isinstance(channel, engine.Channel) and logger.isEnabledFor(logging.INFO)):
+        yield
+        return
+    began = time.perf_counter()
+    told = threading.Event()
+
+    def changed(state: grpc.ChannelConnectivity) -> None:
+        nonlocal began
+        if state is grpc.ChannelConnectivity.CONNECTING:
+            began = time.perf_counter()
+        elif state is grpc.ChannelConnectivity.READY:
+            took = time.perf_counter() - began
+            target.tell_connected("gRPC", channel.peer, took)
+            told.set()
+
+    channel.subscribe(changed)
+    yield
+    if channel.peer is not None:  # else nobody was called
+        told.wait(TOLD_WITHIN)
+    channel.unsubscribe(changed)
 
 
 def schema_of(target: Target, channel: grpc.Channel) -> Schema:

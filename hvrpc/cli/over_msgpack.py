@@ -25,8 +25,9 @@ OURS: Final = frozenset({"timeout", "idempotent", "window"})
 
 def client_of(target: Target) -> Client:
     """Connect. One attempt, unless the user wants to wait."""
+    began = time.perf_counter()
     try:
-        return connect(
+        client = connect(
             target.address,
             timeout=target.timeout,
             retry=None if target.wait else False,
@@ -38,6 +39,8 @@ def client_of(target: Target) -> Client:
         if speaks_otherwise(error):
             error.add_note("if it speaks gRPC, leave --msgpack out")
         raise
+    target.tell_connected("msgpack-RPC", client.peer, time.perf_counter() - began)
+    return client
 
 
 def methods_of(target: Target, client: Client) -> dict[str, dict[str, Any]] | None:

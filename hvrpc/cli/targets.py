@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -18,8 +19,11 @@ from ..errors import ConnectionLost, OpenFailed, Outcome, ProtocolError
 from ..sockets import MAX_TIMEOUT
 from ..tls import Tls
 from .errors import missing
+from .latencies import short
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+logger = logging.getLogger("hvrpc.cli")
 
 TIMEOUT: Final = 10.0
 """Seconds for everything, unless told otherwise: somebody waits at the keyboard."""
@@ -91,6 +95,12 @@ class Target:
     def is_secured(self) -> bool:
         """Whether more is asked of the other side than to be there."""
         return bool(self.expect_peer) or self.tls is not None
+
+    def tell_connected(self, protocol: str, peer: object, seconds: float) -> None:
+        """For those who want to know what happens (--verbose)."""
+        how = f"{protocol} over TLS" if self.tls is not None else protocol
+        who = "" if peer is None else f" with {peer}"
+        logger.info("connected to %s in %s: %s%s", self.address, short(seconds), how, who)
 
     @property
     def protocol(self) -> ModuleType:

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple, Self
 import grpc
 
 from .. import __version__
+from ..access import Peer
 from ..addresses import Address
 from ..errors import Attempt, DeadlineExceeded, HvrpcError, OpenFailed
 from ..http2 import Fields
@@ -188,6 +189,11 @@ class Channel(grpc.Channel):
         current = self.session.current
         return current is not None and not current.ended and not current.core.draining
 
+    @property
+    def peer(self) -> Peer | None:
+        """Who is at the other end, or was there last; None before there was a connection."""
+        return self._link.peer
+
     def attend(self, connection: Connection[ClientCore]) -> None:
         """Read on a connection although nobody waits, from now on: somebody wants to be told."""
         core = connection.core
@@ -300,6 +306,7 @@ class Link:
     def __init__(self, channel: Channel) -> None:
         self.connectivity = Connectivity()
         self.closing = threading.Event()
+        self.peer: Peer | None = None
         self._channel = weakref.ref(channel)
         self._address = channel.address
         self._settings = settings_for(channel.options.most_metadata)
@@ -323,6 +330,7 @@ class Link:
         self.connectivity.changed(State.TRANSIENT_FAILURE)
 
     def _ready(self, core: ClientCore) -> None:
+        self.peer = core.peer
         self.connectivity.changed(State.READY)
         channel = self._channel()
         if channel is not None:

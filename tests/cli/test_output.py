@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 from hvrpc.cli import output
 from hvrpc.cli.latencies import Latencies
 
+from ..grpc.contract.engines import Engine
 from .runs import run, run_process
 from .servers import Tools
 
@@ -131,6 +133,31 @@ def test_verbose_tells_what_is_logged(logger: logging.Logger, tools: tuple[str, 
     loud = run("--verbose", "health", "--msgpack", "local://loopback/4")
     assert "hvrpc.session: " not in quiet.stderr
     assert "hvrpc.session: " in loud.stderr
+
+
+def test_verbose_tells_of_what_went_well(logger: logging.Logger, tools: tuple[str, Tools]) -> None:
+    address, _ = tools
+    result = run("call", "-v", "--msgpack", address, "add", 1, 2)
+    assert result.stdout == "3\n"
+    connected, took = result.stderr.splitlines()
+    assert re.fullmatch(
+        rf"hvrpc\.cli: connected to {re.escape(address)} in [0-9.]+ \S+: msgpack-RPC with local:.+",
+        connected,
+    )
+    assert re.fullmatch(r"hvrpc\.cli: 1 result in [0-9.]+ \S+, connecting included", took)
+    assert run("call", "--msgpack", address, "add", 1, 2).stderr == ""
+
+
+def test_verbose_tells_of_a_connection_of_grpc(
+    logger: logging.Logger, engine: Engine, shop: str
+) -> None:
+    result = run("call", "-v", shop, "Fill", "count=4")
+    assert result.exit_code == 0
+    told = sorted(line for line in result.stderr.splitlines() if line.startswith("hvrpc.cli: "))
+    assert told[0].startswith("hvrpc.cli: 1 result in ")
+    if engine.module != "grpc":  # grpcio does not tell who it is connected to
+        assert told[1].startswith(f"hvrpc.cli: connected to {shop} in ")
+        assert ": gRPC with unix:" in told[1]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows calls it an invalid argument; run on Linux")

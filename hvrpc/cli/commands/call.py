@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any, Final
 
 import click
 
 from .. import output
+from ..latencies import short
 from ..targets import Target, proto_options, target_options
 from ..words import Words
+
+logger = logging.getLogger("hvrpc.cli")
 
 EPILOG = """\b
 Examples:
@@ -85,5 +90,10 @@ def command(
         metadata=metadata,
         show_metadata=show_metadata,
     )
+    began = time.perf_counter()
+    count = 0
     for result in results:
+        count += 1
         output.show(result, as_json=as_json)
+    took = short(time.perf_counter() - began)
+    logger.info("%d result%s in %s, connecting included", count, "s"[: count != 1], took)
