@@ -227,6 +227,18 @@ def _descriptor_set(name: str) -> descriptor_pb2.FileDescriptorSet:
         raise click.UsageError(f"{name} is neither a .proto file nor a descriptor set") from error
 
 
+def _roots(sources: Sequence[str], include: Sequence[str]) -> list[str]:
+    """Where imports start from. As with protoc it is -I that says so; beyond that a file that lies below
+    none of those is looked for, and without any -I the folder of each file will do."""
+    known = [Path(folder).resolve() for folder in include]
+    astray = [
+        os.path.dirname(name) or "."
+        for name in sources
+        if not any(Path(name).resolve().is_relative_to(folder) for folder in known)
+    ]
+    return list(dict.fromkeys([*include, *astray] if include else [*astray, "."]))
+
+
 def _compiled(sources: Sequence[str], include: Sequence[str]) -> bytes:
     try:
         import grpc_tools
@@ -234,7 +246,7 @@ def _compiled(sources: Sequence[str], include: Sequence[str]) -> bytes:
     except ImportError as error:
         raise missing("grpcio-tools", "codegen") from error
     own = os.path.join(os.path.dirname(grpc_tools.__file__), "_proto")
-    folders = [*include, *dict.fromkeys(os.path.dirname(name) or "." for name in sources), own]
+    folders = [*_roots(sources, include), own]
     with tempfile.TemporaryDirectory(prefix="hvrpc-") as folder:
         result = os.path.join(folder, "descriptors")
         paths = [f"--proto_path={each}" for each in folders]

@@ -233,10 +233,11 @@ def proto_options(function: Function) -> Function:
     for option in (
         click.option(
             "-I",
-            "--include",
+            "--proto-path",
+            "include",
             multiple=True,
             type=click.Path(exists=True, file_okay=False),
-            help="A folder that --proto files import from.",
+            help="A folder that imports of .proto files start from, as of protoc and hvrpc codegen.",
         ),
         click.option(
             "--proto",

@@ -164,6 +164,29 @@ def test_a_server_without_reflection_needs_a_file(silent_shop: str, tmp_path: Pa
     assert answer(run("call", silent_shop, ORDER, "name=x", *words))["text"] == "0 x x"
 
 
+def test_imports_start_where_protoc_has_them_start(
+    silent_shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """-I says where; a file below it is known by its path from there, and imports nothing beside it."""
+    folder = tmp_path / "protos" / "acme"
+    folder.mkdir(parents=True)
+    shutil.copy(PROTO, folder)
+    file = folder / "import_it.proto"
+    monkeypatch.chdir(tmp_path)
+
+    def exit_code(imported: str, *words: object) -> int:
+        file.write_text(f'syntax = "proto3"; import "{imported}";', encoding="utf-8")
+        named = file.relative_to(tmp_path)
+        return run("call", silent_shop, ORDER, "name=x", "--proto", named, *words).exit_code
+
+    assert exit_code("acme/shop.proto", "-I", "protos") == 0
+    assert exit_code("acme/shop.proto", "--proto-path", "protos") == 0
+    assert exit_code("shop.proto", "-I", "protos/acme") == 0
+    assert exit_code("shop.proto", "-I", "protos") == ExitCode.USAGE
+    assert exit_code("shop.proto") == 0
+    assert exit_code("protos/acme/shop.proto") == 0  # from where one is, as protoc without -I
+
+
 def test_a_file_that_is_no_proto(engine: Engine, tmp_path: Path) -> None:
     broken = shutil.copy(PROTO, tmp_path / "broken.proto")
     Path(broken).write_text("this is nothing", encoding="utf-8")
