@@ -7,6 +7,7 @@ that knows what to call, once, so that a call is one step more than that of a ba
 from __future__ import annotations
 
 import copy
+import difflib
 import warnings
 from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overload
@@ -69,11 +70,29 @@ class _SingleRequest(Method, Generic[P, RequestT, ResponseT]):
     def _message(self, request: RequestT | None, fields: dict[str, Any]) -> RequestT:
         """The message that is meant."""
         if request is None:
-            return self._keywords(**fields)
+            try:
+                return self._keywords(**fields)
+            except TypeError:
+                if (unknown := self._unknown(fields)) is not None:
+                    raise TypeError(unknown) from None
+                raise
         raise TypeError(
             f"{self.name}() takes either a message or fields as keywords, not both:"
             f" {', '.join(fields)}"
         )
+
+    def _unknown(self, fields: dict[str, Any]) -> str | None:
+        """What is wrong with the keywords, by the name that was called: Python names the function that
+        holds them. None if they are known, and it is a value that is wrong."""
+        known = list(getattr(self._keywords, "__kwdefaults__", None) or ())
+        for field in fields:
+            if field not in known:
+                meant = difflib.get_close_matches(field, known, n=1)
+                hint = (
+                    f": did you mean {meant[0]!r}?" if meant else f"; it takes {', '.join(known)}"
+                )
+                return f"{self.name}() got an unexpected keyword argument {field!r}{hint}"
+        return None
 
 
 class _ManyRequests(Method, Generic[RequestT, ResponseT]):

@@ -266,6 +266,24 @@ class TestErrors:
         error = caught.value
         assert isinstance(error, TypeError) or isinstance(error.__cause__, TypeError)
 
+    @pytest.mark.parametrize("wire", OURS, indirect=True)
+    def test_a_keyword_that_is_unknown_is_told_by_the_name_that_was_called(
+        self, client: Any
+    ) -> None:
+        told = r"^say\(\) got an unexpected keyword argument 'txt': did you mean 'text'\?$"
+        with pytest.raises(TypeError, match=told) as caught:
+            client.say(txt="x")
+        assert caught.value.__suppress_context__
+        with pytest.raises(TypeError, match=r"^repeat\(\) got .* 'zzz'; it takes text, count, "):
+            list(client.repeat(text="x", zzz=1))
+        with pytest.raises(
+            TypeError, match=r"^fail\(\) got .* 'nothing'; it takes code, details, "
+        ):
+            client.fail(nothing=1)
+        with pytest.raises(TypeError) as caught:
+            client.say(count="one")  # a known one
+        assert "unexpected keyword" not in str(caught.value)
+
 
 def outcome(method: Any, **keywords: Any) -> hvrpc.Outcome:
     """What the error of a call that fails says of it."""
