@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import grpc
 
@@ -117,3 +117,14 @@ def check_interceptors(interceptors: Sequence[Any] | None, kind: str) -> tuple[A
         if not hasattr(interceptor, "intercept_service"):
             raise ValueError(f"an interceptor must be a {kind}, and {interceptor!r} is none")
     return chosen
+
+
+# --- Methods that are not there ------------------------------------------------------------------
+
+LEFT_OUT: Final = "%s: the servicer has no such method of its own: answered UNIMPLEMENTED"
+
+
+def is_left_out(error: BaseException, code: object) -> bool:
+    """Whether a method of a generated base class was called, which the servicer has not written. It sets a
+    code and raises; where it stands says nothing to anybody, so the log needs no traceback."""
+    return isinstance(error, NotImplementedError) and code is grpc.StatusCode.UNIMPLEMENTED

@@ -36,11 +36,13 @@ from .context import Context
 from .core import settings_for
 from .credentials import Level, of_server
 from .handlers import (
+    LEFT_OUT,
     Handlers,
     SupportsAddTo,
     check_interceptors,
     details_of,
     intercepted,
+    is_left_out,
     logger,
 )
 from .messages import MOST_JOINED, SERVER, check_sent, compress, pack, pieces
@@ -586,7 +588,10 @@ def _failed(call: ServerCall, context: Context, error: BaseException, doing: str
         details = f"Exception {doing}: {error}"
     except Exception:
         details = "Calling application raised unprintable Exception!"
-    logger.error(details, exc_info=error)
+    if is_left_out(error, context._code):
+        logger.warning(LEFT_OUT, call.request.path)
+    else:
+        logger.error(details, exc_info=error)
     _end_with(call, context, grpc.StatusCode.UNKNOWN, details)
 
 

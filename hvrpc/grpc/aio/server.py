@@ -24,7 +24,7 @@ from ...session.state import Heartbeat
 from ...sockets import Stream
 from .. import standard
 from ..credentials import Level, of_server
-from ..handlers import Handlers, SupportsAddTo, details_of, logger
+from ..handlers import LEFT_OUT, Handlers, SupportsAddTo, details_of, is_left_out, logger
 from ..messages import MOST_JOINED, pack
 from ..options import ServerOptions
 from ..server import settings_of
@@ -419,9 +419,15 @@ def _failed(context: Context, error: Exception) -> None:
     if call.answered or call.cancelled:
         logger.debug("%s raised after the call had ended", name, exc_info=error)
         return
-    logger.error(
-        "Unexpected [%s] raised by servicer method [%s]", type(error).__name__, name, exc_info=error
-    )
+    if is_left_out(error, context.code_):
+        logger.warning(LEFT_OUT, name)
+    else:
+        logger.error(
+            "Unexpected [%s] raised by servicer method [%s]",
+            type(error).__name__,
+            name,
+            exc_info=error,
+        )
     code, details = _ending_of(error)
     context.end(code if context.ends_well else status_code(context.code_), details)
 
