@@ -19,7 +19,7 @@ PACKAGE = Path(hvrpc.__file__).parent
 LAYERS = (
     # Lowest first. What stands in one line does not know of each other.
     ("errors",),
-    ("rpc_errors",),
+    ("rpc_errors", "stopping"),
     ("addresses",),
     ("access",),
     ("authority", "tls"),

@@ -3,6 +3,8 @@
     server = hvrpc.grpc.server(futures.ThreadPoolExecutor(10))
     server.add_insecure_port("hvsock://any/50051")
 
+    hvrpc.grpc.serve("hvsock://any/50051", Greeter())     all of it, until told to stop
+
     with hvrpc.grpc.insecure_channel("hvsock://My VM/50051") as channel: ...
 
 Generated stubs and servicers, interceptors and everything else that is written for `grpc.Channel` and
@@ -30,7 +32,7 @@ from ..addresses import Address
 from .channel import Channel
 from .credentials import channel_credentials, server_credentials
 from .outcome import RpcError
-from .server import Server
+from .server import Server, serve
 
 if TYPE_CHECKING:
     from . import aio, tunnel
@@ -106,6 +108,7 @@ __all__ = [
     "channel_credentials",
     "insecure_channel",
     "secure_channel",
+    "serve",
     "server",
     "server_credentials",
     "tunnel",

@@ -119,6 +119,25 @@ def check_interceptors(interceptors: Sequence[Any] | None, kind: str) -> tuple[A
     return chosen
 
 
+# --- Servicers of `serve` ------------------------------------------------------------------------
+
+
+def add_all(server: Any, service: Any) -> None:
+    """Add what `serve` was given: a servicer, a function that adds one, or several of these."""
+    for each in service if isinstance(service, list | tuple) else (service,):
+        is_class = isinstance(each, type)  # which is a mistake for an instance
+        if hasattr(each, "add_to") and not is_class:
+            each.add_to(server)
+        elif callable(each) and not is_class:
+            each(server)
+        else:
+            raise TypeError(
+                f"{each!r} cannot be added to a server: give an instance of a class derived from a"
+                " servicer of `hvrpc codegen`, or a function that adds it, such as"
+                " lambda server: add_GreeterServicer_to_server(Greeter(), server)"
+            )
+
+
 # --- Methods that are not there ------------------------------------------------------------------
 
 LEFT_OUT: Final = "%s: the servicer has no such method of its own: answered UNIMPLEMENTED"

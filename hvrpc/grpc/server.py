@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextvars
 import random
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any, Final, Self
 
 import grpc
 
+from ..access import Access, Rule
 from ..addresses import Address
 from ..http2 import Fields, Settings
 from ..session.core import Call
@@ -29,16 +31,19 @@ from ..session.state import Heartbeat
 from ..session.threads import Connection, at_most
 from ..session.threads import Server as Acceptor
 from ..sockets import Stream
+from ..stopping import GRACE, serve_until_told
+from ..tls import Tls
 from . import metadata, standard, status
 from .alarms import alarms
 from .calling import CREDIT
 from .context import Context
 from .core import settings_for
-from .credentials import Level, of_server
+from .credentials import Level, of_server, server_credentials
 from .handlers import (
     LEFT_OUT,
     Handlers,
     SupportsAddTo,
+    add_all,
     check_interceptors,
     details_of,
     intercepted,
@@ -635,3 +640,54 @@ def _close(responses: Any) -> None:
             close()
         except Exception:
             logger.exception("a handler failed while it was closed")
+
+
+# --- A server as a program -----------------------------------------------------------------------
+
+
+def serve(
+    address: Address | str,
+    service: Any,
+    *,
+    ready: Callable[[Address], object] | None = None,
+    grace: float = GRACE,
+    allow: Access | Rule | Iterable[Rule] | None = None,
+    tls: Tls | ssl.SSLContext | None = None,
+    **settings: Any,
+) -> None:
+    """Serve until told to stop, by Ctrl-C or SIGTERM.
+
+    `service` is a servicer that `hvrpc codegen` has made the base of, or a function that adds others to
+    the server it is given (`lambda server: add_GreeterServicer_to_server(Greeter(), server)`), or a list
+    of these. `ready` is called with the address once callers can connect; `grace` is how long calls
+    under way may take in the end; `allow` says who may call, and `tls` encrypts
+    (:func:`hvrpc.grpc.server_credentials`). Other settings are those of :func:`hvrpc.grpc.server`. Raises
+    :class:`hvrpc.AddressError`, :class:`hvrpc.UnsupportedError` or :class:`hvrpc.ListenError` when it
+    cannot listen.
+    """
+    server = Server(**settings)
+    where = listening(server, address, service, allow, tls)
+
+    def begin() -> None:
+        server.start()
+        if ready is not None:
+            ready(where)
+
+    serve_until_told(begin, lambda: server.stop(grace).wait())
+
+
+def listening(
+    server: Any,
+    address: Address | str,
+    service: Any,
+    allow: Access | Rule | Iterable[Rule] | None,
+    tls: Tls | ssl.SSLContext | None,
+) -> Address:
+    """Where a server listens that has got what `serve` was given. Shared by both servers."""
+    add_all(server, service)
+    if allow is None and tls is None:
+        server.add_insecure_port(address)
+    else:
+        server.add_secure_port(address, server_credentials(allow=allow, tls=tls))
+    where: Address = server.addresses[-1]
+    return where

@@ -13,12 +13,10 @@ coroutines.
 
 from __future__ import annotations
 
-import signal
 import ssl
-import threading
 from collections.abc import Callable, Iterable
-from types import FrameType, TracebackType
-from typing import Any, Final, Self
+from types import TracebackType
+from typing import Any, Self
 
 from .. import sockets
 from ..access import Access, Rule
@@ -29,6 +27,7 @@ from ..session.threads import Connection
 from ..session.threads import Server as Acceptor
 from ..session.threads.server import MAX_CONNECTIONS
 from ..sockets import Options, Stream
+from ..stopping import GRACE, serve_until_told
 from ..tls import Tls
 from .client import PeerCaller, flush_from_loop
 from .core import MsgpackCore
@@ -36,9 +35,6 @@ from .extensions import Extensions
 from .limits import DEFAULT, Limits
 from .loops import LoopThread
 from .service import Service, SupportsAddTo, parted
-
-GRACE: Final = 5.0
-"""Seconds that closing waits for methods under way."""
 
 
 class Server:
@@ -178,36 +174,10 @@ def serve(
     """
     server = Server(service, **settings)
     where = server.listen(address, allow=allow, tls=tls)
-    stop = threading.Event()
-    with _signals(stop):
+
+    def begin() -> None:
         server.start()
-        try:
-            if ready is not None:
-                ready(where)
-            while not stop.wait(1.0):  # in steps: Windows delivers Ctrl-C between waits only
-                pass
-        except KeyboardInterrupt:
-            pass
-        finally:
-            server.close(grace)
+        if ready is not None:
+            ready(where)
 
-
-class _signals:  # noqa: N801 (reads as a verb in `with`)
-    """SIGTERM sets an event, as service managers expect; only the main thread can have it so."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._before: Any = None
-        self._installed = False
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._on_signal)
-            self._installed = True
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stop.set()
-
-    def __exit__(self, *_: object) -> None:
-        if self._installed:
-            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+    serve_until_told(begin, lambda: server.close(grace))

@@ -46,7 +46,7 @@ from grpc.aio import (
 from ...addresses import Address
 from .calls import AioRpcError
 from .channel import Channel
-from .server import Server
+from .server import Server, serve
 
 
 def insecure_channel(
@@ -135,5 +135,6 @@ __all__ = [
     "UsageError",
     "insecure_channel",
     "secure_channel",
+    "serve",
     "server",
 ]

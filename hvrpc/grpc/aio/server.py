@@ -10,6 +10,7 @@ await server.wait_for_termination()
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import Any, Self
@@ -17,17 +18,20 @@ from typing import Any, Self
 import grpc
 from grpc import aio
 
+from ...access import Access, Rule
 from ...addresses import Address
 from ...session.aio import Connection
 from ...session.aio import Server as Acceptor
 from ...session.state import Heartbeat
 from ...sockets import Stream
+from ...stopping import GRACE, serve_until_told_async
+from ...tls import Tls
 from .. import standard
 from ..credentials import Level, of_server
 from ..handlers import LEFT_OUT, Handlers, SupportsAddTo, details_of, is_left_out, logger
 from ..messages import MOST_JOINED, pack
 from ..options import ServerOptions
-from ..server import settings_of
+from ..server import listening, settings_of
 from ..serving import ServerCall, ServerCore
 from ..status import StatusError, encode_message
 from ..wire import Request
@@ -465,3 +469,28 @@ def _close(acceptor: Acceptor[ServerCore]) -> None:
 
 
 _closing: set[asyncio.Task[bool]] = set()
+
+
+# --- A server as a program -----------------------------------------------------------------------
+
+
+async def serve(
+    address: Address | str,
+    service: Any,
+    *,
+    ready: Callable[[Address], object] | None = None,
+    grace: float = GRACE,
+    allow: Access | Rule | Iterable[Rule] | None = None,
+    tls: Tls | ssl.SSLContext | None = None,
+    **settings: Any,
+) -> None:
+    """Serve until cancelled, or told to stop by SIGTERM. See :func:`hvrpc.grpc.serve`."""
+    server = Server(**settings)
+    where = listening(server, address, service, allow, tls)
+
+    async def begin() -> None:
+        await server.start()
+        if ready is not None:
+            ready(where)
+
+    await serve_until_told_async(begin, lambda: server.stop(grace))

@@ -7,8 +7,6 @@ quickest and must not block; one that blocks belongs on :class:`hvrpc.msgpack.Se
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import ssl
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -23,11 +21,11 @@ from ...session.aio import Server as Acceptor
 from ...session.aio.server import MAX_CONNECTIONS
 from ...session.state import Heartbeat
 from ...sockets import Options, Stream
+from ...stopping import GRACE, serve_until_told_async
 from ...tls import Tls
 from ..core import MsgpackCore
 from ..extensions import Extensions
 from ..limits import DEFAULT, Limits
-from ..server import GRACE
 from ..service import Service, SupportsAddTo, parted
 from .client import PeerCaller, push
 
@@ -167,20 +165,10 @@ async def serve(
     """
     server = Server(service, **settings)
     where = server.listen(address, allow=allow, tls=tls)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    signalled = False
-    try:
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-        signalled = True
-    except (NotImplementedError, RuntimeError, ValueError):
-        pass  # Windows, or not the main thread: cancelling is the way to stop it there
-    try:
+
+    async def begin() -> None:
         await server.start()
         if ready is not None:
             ready(where)
-        await stop.wait()
-    finally:
-        if signalled:
-            loop.remove_signal_handler(signal.SIGTERM)
-        await server.close(grace)
+
+    await serve_until_told_async(begin, lambda: server.close(grace))
