@@ -388,10 +388,12 @@ def test_an_interrupt_behind_each_step(server: hvrpc.msgpack.Server) -> None:
     """Where the interpreter looks for signals: no call hangs afterwards, and none is waited for by nobody."""
     told = run_in_process(
         """
-        import dis
+        import dis, select
+        from hvrpc.session.core import Call
 
         LOOKS = ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD")
         named = {}
+        waited = 0  # places passed while there was no room
 
         def interrupt(step):
             \"\"\"A trace function that raises behind the n-th place where signals are looked for.\"\"\"
@@ -399,6 +401,7 @@ def test_an_interrupt_behind_each_step(server: hvrpc.msgpack.Server) -> None:
             seen = 0
 
             def each(frame, event, _):
+                global waited
                 nonlocal seen
                 if event == "opcode":
                     code = frame.f_code
@@ -407,6 +410,7 @@ def test_an_interrupt_behind_each_step(server: hvrpc.msgpack.Server) -> None:
                     looked = before.get(frame) in LOOKS
                     before[frame] = named[code].get(frame.f_lasti)
                     seen += looked
+                    waited += looked and code.co_name == "_make_room"
                     if looked and seen == step:
                         sys.settrace(None)
                         raise KeyboardInterrupt
@@ -433,7 +437,24 @@ def test_an_interrupt_behind_each_step(server: hvrpc.msgpack.Server) -> None:
                 batch.call("echo", n)
             batch.results()
 
-        for what in (one, named_one, many):
+        def rested():
+            # The connection is looked at first, and an answer has come that nobody waits for.
+            connection = client._session.current
+            if not connection.ended:
+                traces = sys.gettrace()
+                sys.settrace(None)
+                connection.core.request("echo", (1,), Call())
+                connection.push()
+                assert select.select([connection.stream.socket], [], [], 20)[0]
+                connection.used_at = 0.0
+                sys.settrace(traces)
+            client.call("echo", 1)
+
+        def noted():
+            # There is no room for it at once.
+            client.notify("echo", bytes(4_000_000))
+
+        for what in (one, named_one, many, rested, noted):
             step = 0
             interrupted = True
             while interrupted:
@@ -453,6 +474,7 @@ def test_an_interrupt_behind_each_step(server: hvrpc.msgpack.Server) -> None:
                     client.call("echo", step, timeout=20)
                 assert not client._session.current.core.pending, (what, step)
             assert step > 20, (what, step)
+        assert waited > 20, waited
         print("works")
         client.close(0)
         """,

@@ -127,13 +127,23 @@ class Connection(Generic[CoreT]):
             return False
         seconds = SLICE if deadline is None else min(SLICE, deadline - now)
         readable = False
-        if self.lead.lock.acquire(False):
+        try:
+            leads = self.lead.lock.acquire(False)
+        except BaseException as error:
+            # As in `call`: it may have struck between taking the lead and knowing that.
+            self.interrupted(error)
+            raise
+        if leads:
             try:
                 readable, writable = self.io.wait(readable=True, writable=True, seconds=seconds)
                 if readable and not writable:
                     self.receive()
+            except BaseException as error:
+                self.interrupted(error)
+                raise
             finally:
-                self.give_up_lead()
+                self.lead.lock.release()  # here, as in `refresh`
+                self._lead_given_up()
         else:
             _, writable = self.io.wait(readable=False, writable=True, seconds=seconds)
         if not (readable or writable):
@@ -332,10 +342,12 @@ class Connection(Generic[CoreT]):
 
     def give_up_lead(self) -> None:
         """Read no more: another one may, or nobody has to."""
-        lead = self.lead
-        lead.lock.release()
-        if lead.followers:
-            lead.promote()
+        self.lead.lock.release()
+        self._lead_given_up()
+
+    def _lead_given_up(self) -> None:
+        if self.lead.followers:
+            self.lead.promote()
         if self.ended:
             self._dispose()
 
@@ -425,7 +437,13 @@ class Connection(Generic[CoreT]):
 
     def refresh(self) -> None:
         """Take in what arrived while nobody was reading: a goodbye, or the end."""
-        if not self.lead.lock.acquire(False):
+        try:
+            leads = self.lead.lock.acquire(False)
+        except BaseException as error:
+            # As in `call`: it may have struck between taking the lead and knowing that.
+            self.interrupted(error)
+            raise
+        if not leads:
             return
         try:
             while not self.ended and self.io.wait(readable=True, writable=False, seconds=0)[0]:
@@ -436,7 +454,8 @@ class Connection(Generic[CoreT]):
             self.interrupted(error)
             raise
         finally:
-            self.give_up_lead()
+            self.lead.lock.release()  # here, for an interrupt may strike at the beginning of a function
+            self._lead_given_up()
 
     # --- The end -------------------------------------------------------------------------------
 
