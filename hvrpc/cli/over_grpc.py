@@ -14,6 +14,7 @@ import grpc
 from google.protobuf import json_format
 
 from .. import grpc as engine
+from ..msgpack import Limits
 from . import output, proto_text, schema
 from .errors import ExitCode, Failure, missing
 from .requests import requests
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hvrpc.cli")
 
+MOST_RECEIVED: Final = Limits().message
+"""Bytes of an answer. gRPC's 4 MiB are for programs that can be told otherwise; here it is as much as over
+the other protocol."""
 TOLD_WITHIN: Final = 1.0
 """Seconds for a thread to tell what has happened already."""
 
@@ -42,10 +46,11 @@ NO_ANSWERS: Final = (
 
 def open_channel(target: Target) -> grpc.Channel:
     """A channel of ours, with what the user asks of the other side."""
+    options = [("grpc.max_receive_message_length", MOST_RECEIVED)]
     if not target.is_secured:
-        return engine.insecure_channel(target.address)
+        return engine.insecure_channel(target.address, options)
     credentials = engine.channel_credentials(target.expect_peer or None, target.tls)
-    return engine.secure_channel(target.address, credentials)
+    return engine.secure_channel(target.address, credentials, options)
 
 
 @contextmanager

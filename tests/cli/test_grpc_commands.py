@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 import hvrpc.grpc
@@ -162,6 +163,23 @@ def test_a_server_without_reflection_needs_a_file(silent_shop: str, tmp_path: Pa
     assert answer(run("call", silent_shop, ORDER, "name=x", *words))["text"] == "0 x x"
     words = ["--proto", PROTO.name, "-I", PROTO.parent]  # written like an import
     assert answer(run("call", silent_shop, ORDER, "name=x", *words))["text"] == "0 x x"
+
+
+def test_answers_may_be_as_large_as_over_msgpack_rpc() -> None:
+    """Beyond gRPC's 4 MiB, which nobody could change here."""
+    size = 5 * 2**20
+    handler: Any = grpc.unary_unary_rpc_method_handler(lambda request, context: bytes(size))
+    server = hvrpc.grpc.server()
+    server.add_registered_method_handlers("a.B", {"C": handler})
+    server.add_insecure_port("local://loopback/0")
+    server.start()
+    try:
+        target = Target(server.addresses[0], timeout=30)
+        with over_grpc.open_channel(target) as channel:
+            method: Any = channel.unary_unary("/a.B/C")
+            assert len(method(b"", timeout=30)) == size
+    finally:
+        server.stop(0).wait(30)
 
 
 def test_imports_start_where_protoc_has_them_start(
