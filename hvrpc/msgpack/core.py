@@ -50,7 +50,7 @@ from ..errors import (
 )
 from ..session.core import JOIN, MANY_ANSWERS, Call, Core, Lane
 from .extensions import Extensions
-from .limits import DEFAULT, Limits
+from .limits import DEFAULT, LEAST_MESSAGE, Limits
 from .service import Caller, Context, Method, Service, is_async_result
 from .streams import Early, ItemCall, Producer
 from .values import BadValue, short_repr
@@ -117,8 +117,6 @@ MOST_KEPT_BYTES: Final = 1024 * 1024
 """What may come behind the first of them."""
 SHORTENED: Final = 500
 """Characters of an error's message that are sent when all of it cannot be."""
-LEAST_MESSAGE: Final = 4096
-"""Bytes of a message that every peer of ours takes, whatever it says: errors have to get through."""
 
 Work = tuple[Method, "int | None", Any, "Mapping[str, Any] | None", "Mapping[str, Any] | None"]
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Final
 
 MiB = 1024 * 1024
 LONGEST_MESSAGE = 2**31 - 1 - MiB
 """What the codec can hold of a message that has not arrived completely."""
+
+LEAST_MESSAGE: Final = 4096
+"""Bytes of a message that every peer of ours takes, whatever it says: errors have to get through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,11 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            most = LONGEST_MESSAGE if field.name == "message" else None
-            if value < 1 or (most is not None and value > most):
+            least, most = (LEAST_MESSAGE, LONGEST_MESSAGE) if field.name == "message" else (1, None)
+            if value < least or (most is not None and value > most):
                 upper = "on" if most is None else f"to {most}"
                 raise ValueError(
-                    f"the limit {field.name!r} is a number from 1 {upper}, not {value!r}"
+                    f"the limit {field.name!r} is a number from {least} {upper}, not {value!r}"
                 )
 
 

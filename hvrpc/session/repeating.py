@@ -14,6 +14,9 @@ from .opening import FIRST_WAIT, LONGEST_WAIT
 MOST_UNTAKEN: Final = 5
 """Repetitions of a gRPC call that server after server does not take. gRPC's design for retries (A6) has one for
 what a server has refused, and any number for what never left; at the end of a connection the two look alike."""
+MOST_WITHOUT_LIMIT: Final = 10
+"""Repetitions of a call that may have run each time and has no deadline: it may be the call that ends the
+connections, with a message that the other side cannot bear."""
 FREE: Final = 1
 """Repetitions without a wait: the usual case is one connection that has died of old age."""
 
@@ -70,6 +73,11 @@ def untaken(failure: HvrpcError, repetition: int) -> HvrpcError | None:
     told.remedy = failure.remedy or "look why the server takes no calls: it may be shutting down"
     told.__cause__ = failure
     return told
+
+
+def is_hopeless(failure: HvrpcError, repetition: int, deadline: float | None) -> bool:
+    """Whether a call that may be repeated should not be, for the n-th time, since it would never end."""
+    return deadline is None and repetition > MOST_WITHOUT_LIMIT and may_have_run(failure)
 
 
 def pause(repetition: int) -> float:

@@ -32,6 +32,7 @@ from hvrpc import (
     SessionClosed,
 )
 from hvrpc.msgpack import Context, Extensions, Limits, Service, method
+from hvrpc.session.repeating import MOST_WITHOUT_LIMIT
 
 from ..sockets.background import WAIT, Background, wait_until
 from .drivers import BLOCKING, AdaptedClient, Bench, Gate
@@ -1063,6 +1064,32 @@ class EndContract:
             with pytest.raises(ValueError, match="the other side takes 102400 at most"):
                 client.call("echo", value)
         assert client.call("echo", bytes(90 * KiB)) == bytes(90 * KiB)
+
+    def test_the_least_limit_is_kept_before_sending_too(self, bench: Bench) -> None:
+        bench.serve(Tools(), limits=Limits(message=4096))
+        client = bench.connect()
+        for size in (4097, 10_000, 100_000):
+            for value in ("x" * size, b"x" * size):
+                with pytest.raises(ValueError, match="takes 4096 at most"):
+                    client.call("echo", value)
+        assert client.call("echo", "x" * 4000) == "x" * 4000
+        assert client.connections == 1
+
+    def test_a_call_without_a_deadline_is_not_repeated_for_ever(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may be the one that ends the connections."""
+        for driver in ("threads", "aio"):
+            monkeypatch.setattr(f"hvrpc.session.{driver}.session.pause", lambda _: 0.0)
+        tools = Tools()
+        server = bench.serve(tools, limits=Limits(method=10))
+        client = bench.connect(timeout=None, idempotent=("long name of a method",))
+        with pytest.raises(ConnectionLost) as caught:
+            client.call("long name of a method")
+        assert caught.value.outcome is Outcome.MAY_HAVE_RUN
+        assert client.connections == MOST_WITHOUT_LIMIT + 1
+        assert client.call("add", 1, 2) == 3
+        server.close(0)
 
     def test_a_result_that_is_too_long_for_the_client(self, bench: Bench) -> None:
         def large(size: int, as_text: bool = False) -> Any:

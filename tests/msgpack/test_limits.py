@@ -37,6 +37,12 @@ def test_a_limit_of_nothing_is_refused(name: str, value: int) -> None:
         Limits(**{name: value})
 
 
+def test_a_message_cannot_be_shorter_than_every_peer_may_send() -> None:
+    with pytest.raises(ValueError, match=r"'message' is a number from 4096 to .*, not 4095"):
+        Limits(message=4095)
+    assert Limits(message=4096).message == 4096
+
+
 def test_a_message_cannot_be_longer_than_the_codec_counts() -> None:
     with pytest.raises(ValueError, match="message"):
         Limits(message=2**31)

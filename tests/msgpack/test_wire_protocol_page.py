@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from hvrpc import ConnectionLost, Outcome, ProtocolError
-from hvrpc.msgpack import Service, core, streams
+from hvrpc.msgpack import Service, core, limits, streams
 from hvrpc.msgpack.core import MsgpackCore
 from hvrpc.msgpack.extensions import Extensions
 from hvrpc.msgpack.limits import DEFAULT
@@ -415,7 +415,7 @@ def test_the_page_has_the_limits_of_the_code() -> None:
     numbers = {number.replace(" ", "") for number in re.findall(r"\d[\d ]*\d|\d", TEXT)}
     for limit in (
         *(getattr(DEFAULT, name) for name in DEFAULT.__slots__),
-        core.LEAST_MESSAGE,
+        limits.LEAST_MESSAGE,
         core.VERSION,
         streams.WINDOW,
     ):

@@ -22,7 +22,7 @@ from ...security import PLAIN, Security
 from ...sockets import Options, Stream
 from ..core import CoreT
 from ..opening import Policy
-from ..repeating import may_repeat, pause
+from ..repeating import is_hopeless, may_repeat, pause
 from ..state import Event, Heartbeat
 from ..threads.session import VALIDATE_WITHIN, not_sent
 from .connection import Connection
@@ -234,6 +234,8 @@ class Session(Generic[CoreT]):
     ) -> bool:
         """Whether to make a failed call again. Waits as long as it should be waited before."""
         if self._closing.is_set() or not may_repeat(failure, idempotent=idempotent):
+            return False
+        if is_hopeless(failure, repetition, deadline):
             return False
         seconds = pause(repetition)
         if deadline is not None and time.monotonic() + seconds >= deadline:

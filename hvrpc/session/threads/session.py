@@ -26,7 +26,7 @@ from ...security import PLAIN, Security
 from ...sockets import Options, Stream
 from ..core import Call, CoreT
 from ..opening import Policy
-from ..repeating import may_repeat, pause
+from ..repeating import is_hopeless, may_repeat, pause
 from ..state import Event, Heartbeat
 from .connection import Connection
 from .io import at_most
@@ -230,6 +230,8 @@ class Session(Generic[CoreT]):
     ) -> bool:
         """Whether to make a failed call again. Waits as long as it should be waited before."""
         if self._closing.is_set() or not may_repeat(failure, idempotent=idempotent):
+            return False
+        if is_hopeless(failure, repetition, deadline):
             return False
         seconds = pause(repetition)
         if deadline is not None and time.monotonic() + seconds >= deadline:
