@@ -20,6 +20,7 @@ from hvrpc.cli import output
 from hvrpc.cli.latencies import Latencies
 
 from ..grpc.contract.engines import Engine
+from ..sockets.places import needs_unix
 from .runs import run, run_process
 from .servers import Tools
 
@@ -148,6 +149,7 @@ def test_verbose_tells_of_what_went_well(logger: logging.Logger, tools: tuple[st
     assert run("call", "--msgpack", address, "add", 1, 2).stderr == ""
 
 
+@needs_unix
 def test_verbose_tells_of_a_connection_of_grpc(
     logger: logging.Logger, engine: Engine, shop: str
 ) -> None:
