@@ -120,6 +120,8 @@ SHORTENED: Final = 500
 
 Work = tuple[Method, "int | None", Any, "Mapping[str, Any] | None", "Mapping[str, Any] | None"]
 
+_NONE_KEPT: Final[deque[Work]] = deque(maxlen=0)
+
 
 class Request(Call):
     """A call that knows what it asks for, so that many can be sent in one piece."""
@@ -138,6 +140,21 @@ class MsgpackCore(Core):
         "check that it speaks msgpack-RPC and that its VM is not paused; a server that is not"
         " hvrpc's and leaves unknown methods unanswered needs hello=False"
     )
+
+    # Few connections ever have these of their own. With more than thirty attributes an object has a
+    # dictionary to itself, which takes more memory than all of them.
+    late = 0
+    """Responses nobody waited for any more."""
+    failure: HvrpcError | None = None
+    _unfinished: frozenset[int] | None = None
+    _said_farewell = False
+    _kept: deque[Work] = _NONE_KEPT
+    """What was asked for while as much ran as may, in order."""
+    _kept_numbers: set[int]
+    """Those that are answered, if anything ever was kept. They count as active."""
+    _behind = 0
+    """Bytes that came while something was kept."""
+    _looks_ahead = False
 
     def __init__(
         self,
@@ -160,9 +177,6 @@ class MsgpackCore(Core):
         self.says_hello = says_hello
         self.is_ours = False
         """Whether the peer has said hello, and so knows our additions."""
-        self.late = 0
-        """Responses nobody waited for any more."""
-        self.failure: HvrpcError | None = None
         self.outgoing: deque[Any] = deque()
         self.pending: dict[int, Call] = {}
         self.active: dict[int, Any] = {}
@@ -182,17 +196,8 @@ class MsgpackCore(Core):
         self._codes = extensions._unpackers
         self._longest_name = limits.method
         self._ids = itertools.count(1)
-        self._unfinished: frozenset[int] | None = None
         self._in_flight = limits.in_flight
-        self._kept: deque[Work] = deque()
-        """What was asked for while as much ran as may, in order."""
-        self._kept_numbers: set[int] = set()
-        """Those that are answered. They count as active."""
-        self._behind = 0
-        """Bytes that came while something was kept."""
-        self._looks_ahead = False
         self._only = min(ONLY, limits.elements)  # so many bytes have no more elements than that
-        self._said_farewell = False
 
     # --- Receiving -----------------------------------------------------------------------------
 
@@ -283,6 +288,13 @@ class MsgpackCore(Core):
 
     def _keep(self, work: Work) -> None:
         """Begin it when one of those that run has ended."""
+        if self._kept is _NONE_KEPT:
+            self._kept_numbers = set()
+            self._kept = deque()
+        number = work[1]
+        if number is not None:
+            self._kept_numbers.add(number)
+            self.active[number] = None
         self._kept.append(work)
         if self.leaving:
             self._refuse_kept()
@@ -536,8 +548,6 @@ class MsgpackCore(Core):
                 self._answer_error(number, METHOD_NOT_FOUND, f"there is no method {name!r}")
             return None
         if self._must_keep():
-            self._kept_numbers.add(number)
-            self.active[number] = None
             self._keep((method, number, params, named, options))
             return None
         if len(self.active) >= 2 * self._in_flight:

@@ -1210,6 +1210,20 @@ class TestWhatCannotBeRead:
         self.check(self.served([self.stream()], in_flight=1))
 
 
+def test_a_connection_keeps_its_attributes_with_all_others() -> None:
+    """Python does so up to thirty; beyond, each has a dictionary that doubles what an idle one takes."""
+    core = make(Tools())
+    receive(
+        core,
+        HELLO,
+        [0, 2, "add", [1, 2]],
+        [1, 7, None, None],
+        pack([0, 3, "note", ["x" * 5000]])[:-1],
+    )
+    core.has_more = core.throttled = False
+    assert len(vars(core)) <= 30
+
+
 class TestTheEnd:
     def test_every_call_learns_whether_it_may_have_run(self) -> None:
         core = make()
