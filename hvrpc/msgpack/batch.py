@@ -12,11 +12,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from contextlib import nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..session.repeating import in_doubt, may_have_run
+from ..session.repeating import repeating
 from ..session.threads import Connection, at_most
 from .calling import UNSET, InBatch, Timeout, late
 from .core import MsgpackCore
@@ -92,7 +91,7 @@ class Pending(InBatch):
             raise failure
         left = None if deadline is None else deadline - time.monotonic()
         try:
-            with in_doubt() if may_have_run(failure) else nullcontext():
+            with repeating(failure):
                 self.value = caller._call(
                     self.method, self.params, None, left, None, False, repetition=1
                 )

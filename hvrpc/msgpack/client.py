@@ -14,7 +14,6 @@ import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,7 +26,7 @@ from ..errors import CallCancelled, DeadlineExceeded, HvrpcError, Outcome
 from ..security import Security
 from ..session.core import Call
 from ..session.opening import OnAttempt, Policy
-from ..session.repeating import in_doubt, may_have_run
+from ..session.repeating import in_doubt, may_have_run, repeating
 from ..session.state import Heartbeat
 from ..session.threads import Connection, Session
 from ..sockets import Options, Stream
@@ -190,7 +189,7 @@ class Caller:
         if not self._repeat(failure, 1, deadline, may):
             raise failure
         left = None if deadline is None else deadline - time.monotonic()
-        with in_doubt() if may_have_run(failure) else nullcontext():
+        with repeating(failure):
             return self._call(method, params, None, left, None, idempotent, repetition=1)
 
     def _call(

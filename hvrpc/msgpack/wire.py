@@ -233,12 +233,9 @@ class Decoder:
             data = data[begin:]
             skipped = _Skipped(error)
         behind = skipped.feed(data)
-        self._codec = None  # it is in the midst of that message
-        self.messages = _NOTHING
+        self._leave_codec()
         self._chunk = b""
-        self._kept = _NONE_KEPT
         self.has_more = False
-        self.fed = self.start = 0
         if behind is None:
             if skipped.size > self._limits.message:
                 raise broken(f"a message is longer than the {self._limits.message} bytes allowed")
@@ -293,13 +290,16 @@ class Decoder:
         if len(body) < LEAST or len(body) >= large.size:
             return
         large.begin(body)
-        # The codec has swallowed the beginning: it cannot be used again.
+        self._leave_codec()
+        self._large = large
+        self.target = large.room()
+
+    def _leave_codec(self) -> None:
+        """It has swallowed the beginning of a message that it is not to end: it cannot be used again."""
         self._codec = None
         self._kept = _NONE_KEPT
         self.messages = _NOTHING
         self.fed = self.start = 0
-        self._large = large
-        self.target = large.room()
 
     def filled(self, size: int) -> None:
         """So many bytes of the large value were received into `target`."""

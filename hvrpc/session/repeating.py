@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from ..errors import CallError, ConnectionLost, HvrpcError, Outcome, SessionClosed
@@ -49,6 +49,11 @@ def in_doubt() -> Iterator[None]:
         if error.outcome is Outcome.NOT_SENT:
             error.outcome = Outcome.MAY_HAVE_RUN
         raise
+
+
+def repeating(failure: HvrpcError) -> AbstractContextManager[None]:
+    """Around the repetition of a call that failed so: :func:`in_doubt` if it may have been carried out."""
+    return in_doubt() if may_have_run(failure) else nullcontext()
 
 
 def doubtful(failure: HvrpcError) -> HvrpcError:

@@ -12,14 +12,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Generator
-from contextlib import nullcontext
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ...errors import DeadlineExceeded
-from ...session.aio import Connection
-from ...session.repeating import in_doubt, may_have_run
+from ...session.aio import Connection, settle
+from ...session.repeating import repeating
 from ..calling import UNSET, InBatch, Timeout, late
 from ..core import MsgpackCore
 from ..replies import failure_of
@@ -66,7 +65,7 @@ class Pending(InBatch):
         future = self._future
         if future is None:
             future = self._future = asyncio.get_running_loop().create_future()
-            self.wake = partial(_settle, future)
+            self.wake = partial(settle, future)
             connection.look_out()
         left = None if deadline is None else deadline - time.monotonic()
         try:
@@ -114,7 +113,7 @@ class Pending(InBatch):
             raise failure
         left = None if deadline is None else max(deadline - time.monotonic(), 0)
         try:
-            with in_doubt() if may_have_run(failure) else nullcontext():
+            with repeating(failure):
                 self.value = await caller._call(
                     self.method, self.params, None, left, None, False, repetition=1
                 )
@@ -122,11 +121,6 @@ class Pending(InBatch):
             self.end_by(error)
             raise
         self.ok = True
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class Sending:

@@ -3,8 +3,8 @@
 Reading order: `connection`, `session` (a client's connection, opened again when lost), `server`.
 """
 
-from .connection import Connection, FutureCall
+from .connection import Connection, FutureCall, settle
 from .server import Server
 from .session import Session
 
-__all__ = ["Connection", "FutureCall", "Server", "Session"]
+__all__ = ["Connection", "FutureCall", "Server", "Session", "settle"]

@@ -73,7 +73,8 @@ class FutureCall(Call):
             future.set_result(None)
 
 
-def _settle(future: asyncio.Future[None]) -> None:
+def settle(future: asyncio.Future[None]) -> None:
+    """Wake whoever waits for it. It may have been told already, or be cancelled."""
     if not future.done():
         future.set_result(None)
 
@@ -275,7 +276,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             self.push()
             self._read_on()
         if self._idle is not None and not self.core.busy:
-            _settle(self._idle)
+            settle(self._idle)
 
     def _stop_reading(self) -> None:
         if not self._not_reading and self._transport is not None:
@@ -343,7 +344,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         """Wait until the other side takes what was sent to it."""
         while self.crowded:
             waiter: asyncio.Future[None] = self._loop.create_future()
-            self.when_room(partial(_settle, waiter))
+            self.when_room(partial(settle, waiter))
             await waiter
 
     def when_room(self, tell: Callable[[], object]) -> None:
@@ -370,7 +371,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
             return True
         handle: asyncio.TimerHandle | None = None
         if limit is not None and (exact or not self.look_after(call, limit)):
-            handle = self._loop.call_later(limit, _settle, call.future)
+            handle = self._loop.call_later(limit, settle, call.future)
         if self._timer is None:
             self.look_out()
         try:
@@ -437,7 +438,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
                 elif call.looks > 0:
                     call.looks -= 1
                 else:
-                    _settle(call.future)
+                    settle(call.future)
         now = self._loop.time()
         if self.crowded and self._stalled(now):
             self.end(TimeoutError(f"the peer has read nothing for {STALLED_AFTER:g} s"))
@@ -494,7 +495,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
         """Give no more grace to what `drain` waits for."""
         self._drain_by = self._loop.time()
         if self._idle is not None:
-            _settle(self._idle)
+            settle(self._idle)
 
     async def _wait_until_idle(self) -> bool:
         while self.core.busy and not self.ended:
@@ -554,7 +555,7 @@ class Connection(asyncio.BufferedProtocol, Generic[CoreT]):
                 transport.close()
         self._tell_of_room()
         if self._idle is not None:
-            _settle(self._idle)
+            settle(self._idle)
         if self._on_end is not None:
             self._on_end(self)
 

@@ -25,7 +25,7 @@ from ..opening import Policy
 from ..repeating import is_hopeless, may_repeat, pause
 from ..state import Event, Heartbeat
 from ..threads.session import VALIDATE_WITHIN, not_sent
-from .connection import Connection
+from .connection import Connection, settle
 
 logger = logging.getLogger("hvrpc.session")
 
@@ -310,7 +310,7 @@ class HandedOver:
     def _tell(self) -> bool:
         """False when the loop is closed."""
         try:
-            self._loop.call_soon_threadsafe(_settle, self._arrived)
+            self._loop.call_soon_threadsafe(settle, self._arrived)
         except RuntimeError:
             return False
         return True
@@ -330,11 +330,6 @@ class HandedOver:
             stream = self._stream
         if stream is not None:
             stream.abort()
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _has_result(future: asyncio.Future[Any]) -> bool:
